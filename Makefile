@@ -1,0 +1,36 @@
+PYTHON ?= python3
+BIN := .venv/bin
+# Stages, Ray workers and their children find the tools of this environment, and no other's.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+export RAY_USAGE_STATS_ENABLED := 0
+
+.PHONY: repro test check lock clean
+
+repro: $(BIN)/.installed  ## raw data → shards → models → registry → report
+	mde check
+	dvc repro
+	mde summary
+
+test: $(BIN)/.installed  ## everything: core, Ray, DVC and MLflow
+	pytest
+
+check: $(BIN)/.installed  ## what to run before a commit: seconds
+	ruff check .
+	ruff format --check .
+	mypy
+	pytest -q tests/core
+
+# The versions and hashes of requirements.lock, then this package as it stands here.
+$(BIN)/.installed: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 13) else "mde needs Python 3.11 to 3.13, found " + sys.version.split()[0] + "; name another with: make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+lock: $(BIN)/.installed  ## resolve the newest versions that pyproject.toml allows
+	uv pip compile --universal --generate-hashes --no-emit-index-url --no-annotate --all-extras --upgrade -q pyproject.toml -o requirements.lock
+
+clean:  ## forget all results; the environment stays
+	rm -rf data checkpoints models results registered reports mlruns mlflow.db dvc.lock .dvc/cache .dvc/tmp

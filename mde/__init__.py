@@ -1,0 +1,1 @@
+"""Monocular depth estimation: from raw data to a registered model."""

@@ -1,0 +1,68 @@
+"""The `mde` command."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from mde.errors import explained
+
+app = typer.Typer(
+    help="Monocular depth estimation.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@app.command()
+def check(params: Path = Path("params.yaml"), debug: Debug = False) -> None:
+    """Check every section of a params file, before anything runs."""
+    from mde.cluster.session import ClusterConfig
+    from mde.config import load_params, load_section
+    from mde.data.sample import SampleConfig
+    from mde.data.sources import load_source_config
+    from mde.variants import load_variant
+
+    with explained(debug):
+        content = load_params(params)
+        load_section(params, "sample", SampleConfig)
+        load_section(params, "cluster", ClusterConfig)
+        for dataset in content.get("datasets") or {}:
+            load_source_config(params, dataset)
+        for variant in content.get("variants") or {}:
+            load_variant(params, variant)
+        print(f"{params} is fine")
+
+
+@app.command()
+def summary(root: Path = Path("."), debug: Debug = False) -> None:
+    """Print the variants with their metrics, and where to look further."""
+    from mde.layout import Layout
+    from mde.report import read_summaries, tables
+    from mde.tracking import tracking_uri
+
+    console, layout = Console(), Layout(root)
+    with explained(debug):
+        for content in tables(read_summaries(layout)):
+            title = f"{content['dataset']} · {content['protocol']} · {content['images']} images"
+            table = Table("variant", title=title, title_justify="left")
+            for name, unit, higher in content["columns"]:
+                heading = f"{name} ({unit})" if unit else name
+                table.add_column(f"{heading} {'↑' if higher else '↓'}", justify="right")
+            for row in content["rows"]:
+                cells = [f"[bold]{text}[/]" if best else text for text, best in row["cells"]]
+                table.add_row(row["name"], *cells, style="dim" if row["baseline"] else None)
+            console.print(table)
+    where = f"report:  {layout.report.resolve().as_uri()}\n"
+    uri = tracking_uri(root)
+    if uri.startswith("sqlite:"):
+        where += f"MLflow:  .venv/bin/mlflow ui --backend-store-uri {uri}"
+    else:
+        where += f"MLflow:  {uri}"
+    console.print(where, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,1 @@
+"""Everything that imports Ray: conversion, the feed, training on workers."""

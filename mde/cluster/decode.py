@@ -1,0 +1,62 @@
+"""What a Ray Data task of the feed does: read, verify, decode, augment.
+
+No torch here: a task's process is half a gigabyte smaller and seconds faster without it.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+
+from mde.data.augment import Augment, columns_of, load_sample
+from mde.data.plan import WorkerStep
+from mde.data.shards import read_row_group
+
+
+def pack_tasks(steps: list[WorkerStep], rows_per_task: int) -> list[dict[str, str]]:
+    """Group consecutive steps into tasks of about `rows_per_task` rows.
+
+    A task is `{"steps": JSON of [[step, [[shard, row group, row], …]], …]}`.
+    """
+    tasks: list[list[Any]] = []
+    room = 0
+    for step in steps:
+        if room <= 0:
+            tasks.append([])
+            room = rows_per_task
+        tasks[-1].append([step.step, step.rows.tolist()])
+        room -= len(step.rows)
+    return [{"steps": json.dumps(task)} for task in tasks]
+
+
+@dataclass(frozen=True)
+class Decode:
+    """The task: takes packed steps, yields the arrays of each."""
+
+    files: list[Path]
+    images: tuple[str, ...]
+    with_depth: bool
+    augment: Augment | None
+    key: list[int]
+
+    def __call__(self, task: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yields, for each step, its samples stacked, with the column `step`."""
+        cv2.setNumThreads(1)
+        columns = columns_of(self.images, self.with_depth)
+        tables: dict[tuple[int, int], pa.Table] = {}
+        for step, places in json.loads(task["steps"][0]):
+            samples = []
+            for shard, group, index in places:
+                if (shard, group) not in tables:
+                    tables[shard, group] = read_row_group(self.files[shard], group, columns)
+                row = tables[shard, group].slice(index, 1).to_pylist()[0]
+                samples.append(
+                    load_sample(row, self.images, self.with_depth, self.augment, self.key)
+                )
+            stacked = {name: np.stack([s[name] for s in samples]) for name in samples[0]}
+            yield {"step": np.full(len(samples), step), **stacked}

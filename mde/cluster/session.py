@@ -1,0 +1,106 @@
+"""Connect to a Ray cluster, and check that it can do the work before the work starts."""
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import ClassVar
+
+import ray
+import ray.data
+
+from mde.errors import InputError
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """How many workers, and of what; the one thing that differs between a laptop and a cluster.
+
+    cpus_per_worker may be a fraction: a training worker on CPU uses its cores whatever it
+    reserves. decode_tasks: Ray Data tasks at a time for each worker, of cpus_per_decode each.
+    max_failures: restarts from the last checkpoint before training gives up.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    num_workers: int = 1
+    use_gpu: bool = False
+    cpus_per_worker: float = 0.5
+    decode_tasks: int = 1
+    cpus_per_decode: float = 0.5
+    max_failures: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("num_workers", "cpus_per_worker", "decode_tasks", "cpus_per_decode"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be positive, found {getattr(self, name)}")
+
+
+def connect() -> None:
+    """Join the cluster of RAY_ADDRESS (which a Ray job has set), or start one on this machine."""
+    if ray.is_initialized():
+        return
+    # `report` waits for the controller's next look: 2 s by default.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    # A cold disk needs more than the default minute to import torch in every worker.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
+    # Else every line that a worker prints comes twice.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    address = os.environ.get("RAY_ADDRESS", "local")
+    if address == "local":
+        # Nobody takes this machine away; the watcher costs a process and an error line.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        # After 1 s by default, so that every epoch would wait for a new decode process to start.
+        os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "120000")
+    # It warns at every start that a local cluster has a token, as it should.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    ray.init(address=address, logging_level=logging.WARNING)
+    quiet()
+
+
+def quiet() -> None:
+    """Keep Ray's libraries to what matters, in this process: progress is ours to show."""
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # Ray Train's workers log each report, with all its metrics, through the root logger.
+    logging.getLogger().setLevel(logging.WARNING)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+
+
+def check_resources(config: ClusterConfig) -> None:
+    """Raises InputError when the cluster cannot run the workers and their decoding at once.
+
+    Without the check, workers that take every CPU leave none for Ray Data, and training waits for
+    ever with no more than a warning.
+    """
+    have = ray.cluster_resources()
+    cpus = config.num_workers * (
+        config.cpus_per_worker + config.decode_tasks * config.cpus_per_decode
+    )
+    if cpus > have.get("CPU", 0):
+        raise InputError(
+            f"cluster: {config.num_workers} workers with their decode tasks need {cpus:g} CPUs, "
+            f"Ray has {have.get('CPU', 0):g}; lower cluster.num_workers, cluster.cpus_per_worker "
+            "or cluster.cpus_per_decode (fractions are allowed)"
+        )
+    if config.use_gpu and config.num_workers > have.get("GPU", 0):
+        raise InputError(
+            f"cluster: use_gpu needs {config.num_workers} GPUs, Ray has {have.get('GPU', 0):g}; "
+            "lower cluster.num_workers or set cluster.use_gpu to false"
+        )
+
+
+def find_input_error(error: BaseException) -> InputError | None:
+    """The InputError inside an exception that came back from a Ray task or worker, if any."""
+    seen: set[int] = set()
+    pending: list[object] = [error]
+    while pending:
+        found = pending.pop()
+        if isinstance(found, InputError):
+            return InputError(str(found.args[0]) if found.args else str(found))
+        if not isinstance(found, BaseException) or id(found) in seen:
+            continue
+        seen.add(id(found))
+        pending += [found.__cause__, found.__context__, getattr(found, "cause", None)]
+        pending += list(getattr(found, "worker_failures", {}).values())
+    return None

@@ -1,0 +1,97 @@
+"""`params.yaml` → the typed configuration of one stage.
+
+Each configuration class stands beside what it configures and is a plain dataclass, so a box that
+has only torch can use it. Here they are filled and checked: unknown keys, wrong types and wrong
+values end in one `InputError` that names the key.
+"""
+
+import dataclasses
+import difflib
+import json
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from mde.errors import InputError
+
+T = TypeVar("T")
+
+SECTIONS = ("sample", "datasets", "variants", "cluster")
+
+
+def load_params(path: Path) -> dict[str, Any]:
+    """Read a params file (YAML 1.2, so `1e-4` is a number).
+
+    Raises InputError when the file is missing, is not YAML, or has an unknown top-level key.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; give the params file with --params")
+    try:
+        params = YAML(typ="safe").load(path)
+    except YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(params, dict):
+        raise InputError(f"{path}: expected a mapping with the keys {', '.join(SECTIONS)}")
+    for key in params:
+        if key not in SECTIONS:
+            raise InputError(f"{path}: {unknown_key(str(key), SECTIONS)}")
+    return params
+
+
+def load_section(path: Path, key: str, kind: type[T]) -> T:
+    """Read the dotted `key` of a params file into `kind`.
+
+    Raises InputError when the key is absent or its content does not fit `kind`.
+    """
+    return parse_section(path, key, find_section(load_params(path), path, key), kind)
+
+
+def find_section(params: dict[str, Any], path: Path, key: str) -> dict[str, Any]:
+    """Return the mapping at the dotted `key`; raises InputError that lists what is there."""
+    node: Any = params
+    for part in key.split("."):
+        if not isinstance(node, dict) or part not in node:
+            known = list(node) if isinstance(node, dict) else []
+            raise InputError(f"{path}: {key}: {unknown_key(part, known)}")
+        node = node[part]
+    if not isinstance(node, dict):
+        raise InputError(f"{path}: {key}: expected a mapping, found {node!r}")
+    return node
+
+
+def parse_section(path: Path, key: str, section: dict[str, Any], kind: type[T]) -> T:
+    """Check `section` against the dataclass `kind`, strictly: a string is not a number."""
+    try:
+        return pydantic.TypeAdapter(kind).validate_json(json.dumps(section), strict=True)
+    except pydantic.ValidationError as error:
+        lines = [_explain(path, key, kind, item) for item in error.errors()]
+        raise InputError("\n".join(lines)) from error
+
+
+def unknown_key(name: str, known: typing.Iterable[str]) -> str:
+    """Say that `name` is not known, which name is nearest, and which are allowed."""
+    known = sorted(map(str, known))
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    return f"unknown key '{name}'{hint} Allowed: {', '.join(known)}."
+
+
+def _explain(path: Path, key: str, kind: type, item: Any) -> str:
+    where = ".".join([key, *map(str, item["loc"])])
+    if item["type"] == "unexpected_keyword_argument":
+        known = [f.name for f in dataclasses.fields(_class_at(kind, item["loc"][:-1]))]
+        return f"{path}: {where}: {unknown_key(str(item['loc'][-1]), known)}"
+    if item["type"] == "missing":
+        return f"{path}: {where}: this key is required and is not there"
+    found = "" if isinstance(item["input"], dict) else f", found {item['input']!r}"
+    return f"{path}: {where}: {item['msg'].removeprefix('Value error, ')}{found}"
+
+
+def _class_at(kind: type, loc: tuple[Any, ...]) -> type:
+    for part in loc:
+        kind = typing.get_type_hints(kind)[part]
+    return kind

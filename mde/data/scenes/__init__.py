@@ -1,0 +1,1 @@
+"""Procedural 3D scenes behind the built-in sample: textures, geometry, rendering, sensors."""

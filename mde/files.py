@@ -1,0 +1,46 @@
+"""Files that are there whole or not at all."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mde.errors import InputError
+
+
+@contextmanager
+def fresh_folder(path: Path) -> Iterator[Path]:
+    """Give an empty folder that becomes `path` when the block ends, and vanishes when it raises.
+
+    It stands beside `path` until then, so a killed process leaves nothing that looks finished.
+    """
+    draft = path.with_name(f".{path.name}.partial")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        shutil.rmtree(path, ignore_errors=True)
+        draft.rename(path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON in one rename, making the folder if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.partial")
+    draft.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(draft, path)
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON that an earlier stage wrote. Raises InputError when it is missing or damaged."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; run the stage that writes it (dvc repro)")
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: not valid JSON: {error}; delete it and run dvc repro") from error

@@ -1,0 +1,88 @@
+"""A checkpoint folder: `model.safetensors`, `optimizer.pt`, and `state.json`, written last.
+
+A folder with `state.json` is whole; it holds the SHA-256 of the other files.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mde.errors import InputError
+
+FORMAT = 1
+
+
+def save_checkpoint(
+    folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+) -> None:
+    """Write a checkpoint into an existing folder.
+
+    state: anything JSON, such as epoch, step, variant, git commit and data hash.
+    """
+    tensors = {
+        name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()
+    }
+    save_file(tensors, folder / "model.safetensors")
+    torch.save(optimizer.state_dict(), folder / "optimizer.pt")
+    files = {name: file_sha256(folder / name) for name in ("model.safetensors", "optimizer.pt")}
+    draft = folder / "state.json.tmp"
+    draft.write_text(json.dumps({"format": FORMAT, **state, "sha256": files}, indent=2))
+    os.replace(draft, folder / "state.json")
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Read and verify a checkpoint's `state.json`.
+
+    Raises InputError when the folder is not a whole checkpoint or a file's SHA-256 differs.
+    """
+    path = folder / "state.json"
+    if not path.is_file():
+        raise InputError(f"{folder}: not a whole checkpoint: it has no state.json")
+    state = json.loads(path.read_text())
+    if state.get("format") != FORMAT:
+        raise InputError(f"{path}: checkpoint format {state.get('format')}, expected {FORMAT}")
+    for name, expected in state["sha256"].items():
+        if not (folder / name).is_file() or file_sha256(folder / name) != expected:
+            raise InputError(f"{folder / name}: missing or changed since it was saved (SHA-256)")
+    return state
+
+
+def load_checkpoint(
+    folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Restore networks and optimizer in place; returns the state.
+
+    Raises InputError as `read_state` does, or when the tensors are those of another network.
+    """
+    state = read_state(folder)
+    _fill(module, load_file(folder / "model.safetensors"), folder)
+    optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
+    return state
+
+
+def load_model(folder: Path, model: nn.Module) -> None:
+    """Fill a depth model from the checkpoint of the objective that it was trained in."""
+    read_state(folder)
+    tensors = load_file(folder / "model.safetensors")
+    prefix = "model."
+    own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    _fill(model, own, folder)
+
+
+def _fill(module: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise InputError(f"{folder}: the checkpoint is of another network: {error}") from error
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,106 @@
+"""Pictures of depth: colour maps, panels of image | truth | prediction | error, loss curves."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+DEPTH_MAP, ERROR_MAP = "viridis_r", "magma"
+INVALID = "#404040"
+
+
+def colorize(
+    values: NDArray[np.floating], low: float, high: float, cmap: str = DEPTH_MAP
+) -> NDArray[np.uint8]:
+    """Map (H,W) values in [low, high] to RGB (H,W,3) uint8; values <= 0 or NaN are dark grey."""
+    scaled = (np.clip(values, low, high) - low) / max(high - low, 1e-9)
+    invalid = ~(np.isfinite(values) & (values > 0))
+    colors = matplotlib.colormaps[cmap].with_extremes(bad=INVALID)(
+        np.ma.masked_array(scaled, invalid), bytes=True
+    )
+    return np.ascontiguousarray(colors[..., :3])
+
+
+def thicken(depth: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Grow the points of a sparse depth map (H,W) to 5 px, for the eye only."""
+    if (depth > 0).mean() > 0.5:
+        return depth
+    # Dilation keeps the largest value, so the nearest depth needs the inverse.
+    inverse = np.divide(1, depth, where=depth > 0, out=np.zeros_like(depth))
+    grown = cv2.dilate(inverse, np.ones((5, 5), np.uint8))
+    return np.divide(1, grown, where=grown > 0, out=np.zeros_like(depth))
+
+
+def draw_panel(
+    image: NDArray[np.uint8],
+    target: NDArray[np.float32],
+    pred: NDArray[np.float32],
+    max_depth: float,
+    title: str,
+) -> Figure:
+    """Image (any size) | ground truth | prediction | relative error.
+
+    target, pred: (H,W) depth in m, target 0 = unknown. Truth and prediction share their colours,
+    whose range is that of the truth up to `max_depth`.
+    """
+    known = target[(target > 0) & (target < max_depth)]
+    low, high = np.percentile(known, (1, 99)) if len(known) else (0.0, max_depth)
+    error = np.where(target > 0, np.abs(pred - target) / np.maximum(target, 1e-6), 0)
+    height, width = target.shape
+    figure = Figure(figsize=(16, 16 / 4 * height / width + 0.6), layout="constrained")
+    axes = figure.subplots(1, 4)
+    axes[0].imshow(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR))
+    axes[0].set_title(title, fontsize=9)
+    _show(figure, axes[1], thicken(target), low, high, DEPTH_MAP, "ground truth (m)")
+    _show(figure, axes[2], pred, low, high, DEPTH_MAP, "prediction (m)")
+    sparse_error = thicken(error.astype(np.float32))
+    _show(figure, axes[3], sparse_error, 0, 0.5, ERROR_MAP, "relative error")
+    for axis in axes:
+        axis.set_axis_off()
+    return figure
+
+
+def draw_history(histories: dict[str, Sequence[dict[str, Any]]]) -> Figure:
+    """Training and validation loss by epoch, one plot for each variant."""
+    count = max(1, len(histories))
+    figure = Figure(figsize=(5.5 * count, 3.2), layout="constrained")
+    plots = np.atleast_1d(figure.subplots(1, count))
+    for axis, (name, history) in zip(plots, histories.items(), strict=False):
+        epochs = [point["epoch"] for point in history]
+        for key, label in (("train_loss", "train"), ("val_loss", "val")):
+            if history and key in history[0]:
+                axis.plot(epochs, [point[key] for point in history], label=label, marker=".")
+        axis.set_title(name, fontsize=10)
+        axis.set_xlabel("epoch")
+        axis.set_ylabel("loss")
+        axis.grid(alpha=0.3)
+        axis.legend()
+    return figure
+
+
+def figure_to_png(figure: Figure, dpi: int = 80) -> bytes:
+    """Render a figure; no screen is needed."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
+
+
+def _show(
+    figure: Figure,
+    axis: Axes,
+    values: NDArray[np.floating],
+    low: float,
+    high: float,
+    cmap: str,
+    title: str,
+) -> None:
+    axis.imshow(colorize(values, low, high, cmap))
+    axis.set_title(title, fontsize=9)
+    norm = matplotlib.colors.Normalize(low, high)
+    figure.colorbar(matplotlib.cm.ScalarMappable(norm, cmap), ax=axis, shrink=0.8)

@@ -1,0 +1,270 @@
+"""The plan of an epoch, and what is done to a sample: order, shares, flips, colours."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mde.data.augment import Augment, color_matrix, columns_of, load_sample
+from mde.data.codecs import encode_depth, encode_image
+from mde.data.plan import WINDOW, WorkerStep, epoch_order, worker_steps
+from mde.data.shards import ROWS_PER_GROUP, Shard, read_row_group, write_shard
+from mde.errors import InputError
+
+# --- Plan -------------------------------------------------------------------------------------
+
+
+def shards(*rows: int) -> list[Shard]:
+    return [Shard(f"train-{i}", "train", n, -(-n // 4), 0, "") for i, n in enumerate(rows)]
+
+
+SHARDS = shards(10, 4, 7, 1)
+ALL_ROWS = [
+    (0, 0, 0), (0, 0, 1), (0, 0, 2), (0, 0, 3), (0, 1, 0), (0, 1, 1), (0, 1, 2), (0, 1, 3),
+    (0, 2, 0), (0, 2, 1), (1, 0, 0), (1, 0, 1), (1, 0, 2), (1, 0, 3), (2, 0, 0), (2, 0, 1),
+    (2, 0, 2), (2, 0, 3), (2, 1, 0), (2, 1, 1), (2, 1, 2), (3, 0, 0),
+]  # fmt: skip
+
+
+def places(rows: np.ndarray) -> list[tuple[int, ...]]:
+    return [tuple(row) for row in rows.tolist()]
+
+
+def of_all_workers(order: np.ndarray, batch_size: int, world_size: int) -> list[list[WorkerStep]]:
+    """For each step, the shares of the workers."""
+    plans = [worker_steps(order, batch_size, rank, world_size) for rank in range(world_size)]
+    return [list(step) for step in zip(*plans, strict=True)]
+
+
+def test_without_a_seed_rows_come_in_stored_order():
+    assert places(epoch_order(SHARDS, 4, None, 0)) == ALL_ROWS
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 7])
+def test_every_row_comes_exactly_once_in_an_epoch(epoch: int):
+    assert sorted(places(epoch_order(SHARDS, 4, 0, epoch))) == ALL_ROWS
+
+
+def test_seed_and_epoch_alone_decide_the_order():
+    order = places(epoch_order(SHARDS, 4, 5, 2))
+    assert order == places(epoch_order(SHARDS, 4, 5, 2))
+    assert order != places(epoch_order(SHARDS, 4, 5, 3))
+    assert order != places(epoch_order(SHARDS, 4, 6, 2))
+    assert order != ALL_ROWS
+
+
+def test_rows_of_a_group_stay_within_a_window_so_that_few_groups_are_open_at_once():
+    order = epoch_order(shards(4 * 40), 4, 0, 0)
+    windows = [order[i : i + 4 * WINDOW, 1] for i in range(0, len(order), 4 * WINDOW)]
+    assert all(len(set(window)) == WINDOW for window in windows)
+    assert any(list(window) != sorted(window) for window in windows)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("batch_size", [3, 4, 5, 7, 22, 50])
+def test_workers_share_every_row_exactly_once(batch_size: int, world_size: int):
+    order = epoch_order(SHARDS, 4, 0, 0)
+    steps = of_all_workers(order, batch_size, world_size)
+    dealt = [place for step in steps for share in step for place in places(share.rows)]
+    assert sorted(dealt) == ALL_ROWS
+    assert all(len(share.rows) >= 1 for step in steps for share in step)
+    assert [share.step for step in steps for share in step[:1]] == list(range(len(steps)))
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_the_global_order_does_not_depend_on_the_number_of_workers(world_size: int):
+    order = epoch_order(SHARDS, 4, 0, 3)
+    together: list[tuple[int, ...]] = []
+    for step in of_all_workers(order, 8, world_size):
+        turns = itertools.zip_longest(*(places(share.rows) for share in step))
+        together += [place for turn in turns for place in turn if place is not None]
+    assert together == places(order)
+
+
+def test_a_remainder_that_leaves_a_worker_without_rows_joins_the_last_step():
+    order = epoch_order(shards(4, 4, 1), 4, 0, 0)
+    assert [len(step.rows) for step in worker_steps(order, 4, 0, 1)] == [4, 4, 1]
+    assert [len(step.rows) for step in worker_steps(order, 4, 0, 2)] == [2, 3]
+    assert [len(step.rows) for step in worker_steps(order, 4, 1, 2)] == [2, 2]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+@pytest.mark.parametrize("batch_size", [4, 5, 6])
+def test_weights_make_the_mean_over_workers_a_mean_over_samples(batch_size: int, world_size: int):
+    order = epoch_order(SHARDS, 4, 0, 0)
+    value = {place: i for i, place in enumerate(ALL_ROWS)}
+    for step in of_all_workers(order, batch_size, world_size):
+        assert np.mean([share.weight for share in step]) == pytest.approx(1)
+        values = [[value[place] for place in places(share.rows)] for share in step]
+        weighted = [s.weight * np.mean(v) for s, v in zip(step, values, strict=True)]
+        assert np.mean(weighted) == pytest.approx(np.mean(np.concatenate(values)))
+
+
+@pytest.mark.parametrize(("rows", "batch_size"), [(2, 8), (22, 2), (0, 8)])
+def test_too_few_rows_or_too_small_a_batch_for_the_workers_is_an_error(rows: int, batch_size: int):
+    order = np.zeros((rows, 3), np.int64)
+    with pytest.raises(InputError, match=rf"3 workers .* batches of {batch_size} from {rows} rows"):
+        worker_steps(order, batch_size, 0, 3)
+
+
+@pytest.mark.parametrize("seed", [None, 0])
+def test_an_empty_split_has_an_empty_order(seed: int | None):
+    assert epoch_order([], 4, seed, 0).shape == (0, 3)
+
+
+def test_the_plan_points_at_the_rows_that_are_in_the_shards(tmp_path: Path, make_row):
+    written = [
+        write_shard(tmp_path, "train", 0, [make_row(i) for i in range(19)]),
+        write_shard(tmp_path, "train", 1, [make_row(i) for i in range(19, 22)]),
+    ]
+    found = set()
+    for shard, group, row in epoch_order(written, ROWS_PER_GROUP, 0, 0).tolist():
+        table = read_row_group(tmp_path / written[shard].file, group, ["sample_id"])
+        found.add(table["sample_id"][row].as_py())
+    assert found == {f"sample_{i:04d}" for i in range(22)}
+
+
+# --- Augmentation -----------------------------------------------------------------------------
+
+ALL_IMAGES = ("image", "image_prev", "image_next", "image_stereo")
+FLIP = Augment(flip=1, color=0)
+COLOR = Augment(flip=0, color=1)
+
+
+@pytest.fixture
+def row(make_row):
+    """Frames that differ from each other, and depth that grows to the right."""
+    frames = {}
+    for shade, name in enumerate(ALL_IMAGES):
+        image = np.zeros((24, 32, 3), np.uint8)
+        image[:, :, 0] = np.arange(32) * 6
+        image[:, :, 1] = 40 * shade
+        frames[name] = encode_image(image)
+    depth = np.tile(1 + np.arange(32) / 10, (24, 1))
+    return make_row(**frames, depth=encode_depth(depth, 1e-3))
+
+
+def load(row, augment: Augment | None, seed: int = 0, epoch: int = 0):
+    return load_sample(row, ALL_IMAGES, True, augment, [seed, epoch])
+
+
+def assert_same(a: dict, b: dict) -> None:
+    assert a.keys() == b.keys()
+    for key in a:
+        np.testing.assert_array_equal(a[key], b[key])
+
+
+def test_without_augmentation_a_row_is_only_decoded(row):
+    sample = load(row, None)
+    assert sample["sample_id"] == row["sample_id"]
+    assert all(sample[name].shape == (24, 32, 3) for name in ALL_IMAGES)
+    assert all(sample[name].dtype == np.uint8 for name in ALL_IMAGES)
+    np.testing.assert_allclose(sample["depth"][0], 1 + np.arange(32) / 10, atol=5e-4)
+    np.testing.assert_array_equal(sample["K"].ravel(), row["K"])
+    assert sample["baseline_m"] == 0.5
+    np.testing.assert_array_equal(sample["color_matrix"], np.eye(3, 4))
+
+
+def test_seed_epoch_and_sample_decide_the_augmentation(row):
+    same = load(row, Augment(), seed=1, epoch=2)
+    assert_same(same, load(row, Augment(), seed=1, epoch=2))
+    for other in (
+        load(row, COLOR, seed=2, epoch=2),
+        load(row, COLOR, seed=1, epoch=3),
+        load({**row, "sample_id": "another"}, COLOR, seed=1, epoch=2),
+    ):
+        assert (other["color_matrix"] != load(row, COLOR, 1, 2)["color_matrix"]).any()
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])
+def test_flips_are_as_frequent_as_asked_for(row, probability: float):
+    augment = Augment(flip=probability, color=0)
+    flipped = [load(row, augment, epoch=i)["baseline_m"] < 0 for i in range(100)]
+    assert np.mean(flipped) == pytest.approx(probability, abs=0.15 * (probability == 0.5))
+
+
+def test_a_flip_mirrors_all_images_and_depth(row):
+    plain, flipped = load(row, None), load(row, FLIP)
+    for name in (*ALL_IMAGES, "depth"):
+        np.testing.assert_array_equal(flipped[name], plain[name][:, ::-1])
+        assert flipped[name].flags.c_contiguous
+
+
+def test_a_flip_mirrors_the_principal_point_and_puts_the_other_camera_on_the_other_side(row):
+    row = row | {"K": [20.0, 0, 10.0, 0, 20, 11.5, 0, 0, 1]}
+    flipped = load(row, FLIP)
+    np.testing.assert_allclose(flipped["K"], [[20, 0, 31 - 10], [0, 20, 11.5], [0, 0, 1]])
+    assert flipped["baseline_m"] == -0.5
+    assert flipped["K"].dtype == flipped["baseline_m"].dtype == np.float32
+
+
+def test_colour_jitter_leaves_the_images_and_the_geometry_alone(row):
+    plain, jittered = load(row, None), load(row, COLOR)
+    assert (jittered.pop("color_matrix") != plain.pop("color_matrix")).any()
+    assert_same(plain, jittered)
+
+
+def test_jitter_with_empty_ranges_is_the_identity():
+    still = Augment(brightness=0, contrast=0, saturation=0, hue=0)
+    matrix = color_matrix(still, np.random.default_rng(0))
+    np.testing.assert_allclose(matrix, np.eye(3, 4), atol=1e-12)
+
+
+NOTHING = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
+GREY, COLOUR = np.array([0.4, 0.4, 0.4, 1]), np.array([0.7, 0.2, 0.4, 1])
+LUMA = np.array([0.299, 0.587, 0.114])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_each_jitter_changes_what_it_is_named_after(seed: int):
+    def apply(colour: np.ndarray, **ranges: float) -> np.ndarray:
+        return color_matrix(Augment(**NOTHING | ranges), np.random.default_rng(seed)) @ colour
+
+    brighter = apply(COLOUR, brightness=0.2) / COLOUR[:3]
+    np.testing.assert_allclose(brighter, brighter[0])
+    assert 0.8 <= brighter[0] <= 1.2
+    contrast = (apply(COLOUR, contrast=0.2) - 0.5) / (COLOUR[:3] - 0.5)
+    np.testing.assert_allclose(contrast, contrast[0])
+    # Saturation and hue change neither grey nor the luma.
+    for ranges in ({"saturation": 0.2}, {"hue": 0.1}):
+        np.testing.assert_allclose(apply(GREY, **ranges), GREY[:3], atol=1e-6)
+        changed = apply(COLOUR, **ranges)
+        assert np.abs(changed - COLOUR[:3]).max() > 1e-4
+        assert LUMA @ changed == pytest.approx(LUMA @ COLOUR[:3], abs=1e-5)
+
+
+def test_only_what_the_objective_needs_is_read_and_decoded(row):
+    always = ["sample_id", "height", "width", "K"]
+    assert columns_of(("image",), False) == [*always, "image"]
+    assert columns_of(("image",), True) == [*always, "image", "depth", "depth_scale"]
+    assert columns_of(("image", "image_stereo"), False) == [
+        *always, "image", "image_stereo", "baseline_m",
+    ]  # fmt: skip
+    for images, with_depth in ((("image",), True), (ALL_IMAGES, False), (ALL_IMAGES, True)):
+        read = {key: row[key] for key in columns_of(images, with_depth)}
+        sample = load_sample(read, images, with_depth, FLIP, [0, 0])  # type: ignore[arg-type]
+        assert ("depth" in sample) == with_depth
+
+
+@pytest.mark.parametrize("absent", ["image", "image_prev", "image_stereo", "depth"])
+def test_what_a_mode_needs_and_a_row_lacks_is_an_error_that_names_both(row, absent: str):
+    with pytest.raises(InputError, match=rf"sample_0000: the row has no {absent}"):
+        load(row | {absent: None}, None)
+
+
+def test_a_stereo_image_without_its_baseline_is_an_error(row):
+    with pytest.raises(InputError, match="baseline_m"):
+        load(row | {"baseline_m": None}, None)
+
+
+@pytest.mark.parametrize("damaged", ["image", "depth"])
+def test_damaged_bytes_are_an_error_that_names_the_sample(row, damaged: str):
+    with pytest.raises(InputError, match="sample sample_0000: "):
+        load(row | {damaged: b"\x00garbage"}, None)
+
+
+@pytest.mark.parametrize("name", ["flip", "color"])
+def test_a_probability_above_one_is_refused(name: str):
+    with pytest.raises(ValueError, match=f"{name} is a probability, found 1.5"):
+        Augment(**{name: 1.5})

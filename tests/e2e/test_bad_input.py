@@ -1,0 +1,89 @@
+"""Bad input ends in one message that names it, exit code 1, and nothing half-written."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Stage, tiny_params
+
+pytestmark = pytest.mark.e2e
+
+
+def own_copy(root: Path, dataset: str) -> Path:
+    """Replace the shared sample by a copy that a test may damage; returns the dataset's folder."""
+    shared = (root / "data/sample").resolve()
+    (root / "data/sample").unlink()
+    shutil.copytree(shared / dataset, root / "data/sample" / dataset)
+    return root / "data/sample" / dataset
+
+
+def expect_error(result: object, root: Path, *words: str) -> None:
+    error = result.stderr  # type: ignore[attr-defined]
+    assert result.returncode == 1, error  # type: ignore[attr-defined]
+    assert "Traceback" not in error
+    message = error[error.index("error: ") :]
+    for word in words:
+        assert word in message, message
+    left = [path for path in (root / "data").glob("shards/**/*")]
+    assert left == [], left
+
+
+def test_unknown_key(stage: Stage, tiny_root: Path) -> None:
+    params = tiny_params().replace("rows_per_shard: 4, val", "rows_per_shrd: 4, val")
+    (tiny_root / "params.yaml").write_text(params)
+    result = stage("convert", "--dataset", "nyu_labeled")
+    expect_error(result, tiny_root, "datasets.nyu_labeled.rows_per_shrd", "'rows_per_shard'")
+
+
+def test_debug_shows_the_traceback(stage: Stage, tiny_root: Path) -> None:
+    result = stage("convert", "--dataset", "nyu_labled", "--debug")
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+    assert "did you mean 'nyu_labeled'" in result.stderr
+
+
+def test_missing_raw_folder(stage: Stage, tiny_root: Path) -> None:
+    params = tiny_params().replace("raw: data/sample/kitti", "raw: data/nowhere")
+    (tiny_root / "params.yaml").write_text(params)
+    expect_error(stage("convert", "--dataset", "kitti"), tiny_root, "data/nowhere", "no such folder")
+
+
+def test_truncated_mat(stage: Stage, tiny_root: Path) -> None:
+    mat = own_copy(tiny_root, "nyu_labeled") / "nyu_depth_v2_labeled.mat"
+    size = mat.stat().st_size // 2
+    with mat.open("r+b") as file:
+        file.truncate(size)
+    result = stage("convert", "--dataset", "nyu_labeled")
+    expect_error(result, tiny_root, mat.name, f"{size} bytes")
+
+
+def test_drive_without_calibration(stage: Stage, tiny_root: Path) -> None:
+    calibration = own_copy(tiny_root, "kitti") / "2011_09_26/calib_cam_to_cam.txt"
+    calibration.unlink()
+    result = stage("convert", "--dataset", "kitti")
+    expect_error(result, tiny_root, "calib_cam_to_cam.txt", "no such file")
+
+
+def test_too_many_unusable_frames(stage: Stage, tiny_root: Path) -> None:
+    folder = own_copy(tiny_root, "kitti")
+    for image in (folder / "2011_09_26").glob("*/image_03/data/0000000003.png"):
+        image.write_bytes(image.read_bytes()[:1000])
+    result = stage("convert", "--dataset", "kitti")
+    expect_error(result, tiny_root, "0000000003.png", "truncated", "max_rejected")
+
+
+def test_training_without_shards(stage: Stage, tiny_root: Path) -> None:
+    result = stage("train", "--variant", "resfpn-resnet18")
+    expect_error(result, tiny_root, "data/shards/nyu_labeled", "manifest.json", "convert")
+
+
+def test_more_workers_than_the_machine_has(stage: Stage, tiny_root: Path) -> None:
+    stage("convert", "--dataset", "nyu_labeled")
+    params = tiny_params().replace("num_workers: 2", "num_workers: 500")
+    (tiny_root / "params.yaml").write_text(params)
+    result = stage("train", "--variant", "resfpn-resnet18")
+    assert result.returncode == 1
+    assert "error: cluster: 500 workers" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tiny_root / "models").exists()

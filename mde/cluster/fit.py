@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mde.cluster.feed import Feed
+from mde.cluster.read_ahead import ReadAhead
 from mde.cluster.session import ClusterConfig, check_resources, connect, find_input_error, quiet
 from mde.models import build_model, build_pose
 from mde.train.context import SaveTo
@@ -106,7 +107,8 @@ def train_worker(config: dict[str, Any]) -> None:
         decode_tasks=job.cluster.decode_tasks,
         cpus_per_decode=job.cluster.cpus_per_decode,
     )
-    train(objective, feed, variant.recipe, context, job.provenance)
+    batches = ReadAhead(feed, variant.recipe.epochs)
+    train(objective, batches, variant.recipe, context, job.provenance)
 
 
 class RayContext:

@@ -176,11 +176,12 @@ def _photograph_room(seed: int, room: int, num_views: int) -> tuple[str, list[tu
     name, frames = rooms.room_views(seed, room, num_views)
     views = []
     for frame in frames:
+        depth = frame.depth.clip(viewpoints.MIN_DEPTH_M, viewpoints.MAX_DEPTH_M)
         noise = rng.normal(0, 0.8, frame.image.shape)
         image = (frame.image + noise).round().clip(0, 255).astype(np.uint8)
         # The real images carry a white frame, left by undistorting them.
         image[:7], image[-7:], image[:, :7], image[:, -8:] = 255, 255, 255, 255
-        views.append(tuple(_pack(x) for x in (image, frame.depth, kinect.raw_depth(frame, rng))))
+        views.append(tuple(_pack(x) for x in (image, depth, kinect.raw_depth(frame, rng))))
     return name, views
 
 

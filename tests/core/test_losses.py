@@ -124,4 +124,5 @@ def test_values_by_hand():
 def test_masked_mean_counts_the_valid_pixels_only():
     values = torch.tensor([3.0, 5.0, 0.0, 0.0])
     assert masked_mean(values, torch.tensor([True, True, False, False])) == 4
+    assert masked_mean(torch.tensor([3.0, 0.0]), torch.tensor([True, False])) == 3
     assert masked_mean(torch.zeros(4), torch.zeros(4, dtype=torch.bool)) == 0

@@ -84,6 +84,7 @@ def test_auto_mask_leaves_out_pixels_that_an_unwarped_source_explains_better():
     identity = torch.tensor([[[[0.5, 0.6]], [[0.4, 0.3]]]])
     value, mask = min_reprojection(reprojection, identity)
     assert mask.tolist() == [[[True, False]]]
+    assert not min_reprojection(identity, identity)[1].any()
     torch.testing.assert_close(value, torch.tensor((0.1 + 0.3) / 2))
     value.backward()
     # Only the winner of a used pixel learns.

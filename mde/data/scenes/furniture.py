@@ -172,7 +172,7 @@ def cabinet(rng: np.random.Generator, width: float, height: float, front: str) -
     for unit in range(units):
         x = (unit - (units - 1) / 2) * width / units
         size = (width / units - 0.006, depth, height - 0.08)
-        parts.append(box(size, (x, -depth / 2, 0.08), "wood", color, 0.9, faces={"-y": front}))  # fmt: skip
+        parts.append(box(size, (x, -depth / 2, 0.08), "wood", color, 0.9, {"-y": front}))
     parts.append(box((width - 0.04, depth - 0.06, 0.08), (0, -depth / 2, 0), "dark"))
     parts.append(
         _wood_box((width + 0.02, depth + 0.02, 0.03), (0, -depth / 2 - 0.01, height), color * 0.9)

@@ -39,7 +39,7 @@ def irradiance(
     toward = lamp - points
     distance = np.linalg.norm(toward, axis=2)
     cosine = np.maximum(toward @ normal, 0.1) / distance
-    lamp_light = 0.9 * cosine / (0.55 + 0.16 * distance**2)
+    lamp_light = 0.7 * cosine / (0.55 + 0.16 * distance**2)
     edges = [s * np.linalg.norm(e1), (1 - s) * np.linalg.norm(e1)]
     edges += [t * np.linalg.norm(e2), (1 - t) * np.linalg.norm(e2)]
     corner = np.prod([1 - 0.3 * np.exp(-edge / 0.22) for edge in edges], axis=0)

@@ -66,7 +66,9 @@ def find_section(params: dict[str, Any], path: Path, key: str) -> dict[str, Any]
 def parse_section(path: Path, key: str, section: dict[str, Any], kind: type[T]) -> T:
     """Check `section` against the dataclass `kind`, strictly: a string is not a number."""
     try:
-        return pydantic.TypeAdapter(kind).validate_json(json.dumps(section), strict=True)
+        # What JSON does not know, such as a date, becomes a text, which no number may be.
+        content = json.dumps(section, default=str)
+        return pydantic.TypeAdapter(kind).validate_json(content, strict=True)
     except pydantic.ValidationError as error:
         lines = [_explain(path, key, kind, item) for item in error.errors()]
         raise InputError("\n".join(lines)) from error
@@ -76,7 +78,7 @@ def unknown_key(name: str, known: typing.Iterable[str]) -> str:
     """Say that `name` is not known, which name is nearest, and which are allowed."""
     known = sorted(map(str, known))
     near = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
+    hint = f"; did you mean '{near[0]}'?" if near else "."
     return f"unknown key '{name}'{hint} Allowed: {', '.join(known)}."
 
 

@@ -119,13 +119,12 @@ def score(
             continue
         size = row["gt_height"], row["gt_width"]
         target = decode_depth(row["gt_depth"], *size, row["depth_scale"])
+        if not protocol.valid_mask(torch.from_numpy(target)).any():
+            yield row["sample_id"], f"no pixel that {protocol.id} counts"
+            continue
         image = decode_image(row["image"])
         pred = predict(image, size)
-        try:
-            metrics = protocol.compare(pred, torch.from_numpy(target))
-        except ValueError as error:
-            yield row["sample_id"], str(error)
-            continue
+        metrics = protocol.compare(pred, torch.from_numpy(target))
         yield Scored(row["sample_id"], image, pred.numpy(), target, metrics)
 
 

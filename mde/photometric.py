@@ -52,7 +52,9 @@ def min_reprojection(reprojection: Tensor, identity: Tensor | None) -> tuple[Ten
     if identity is None:
         return best.mean(), torch.ones_like(best, dtype=torch.bool)
     unwarped = identity.amin(1)
-    return torch.minimum(best, unwarped).mean(), best < unwarped
+    # A tie counts as masked; the reference breaks it with noise.
+    mask = best < unwarped
+    return torch.where(mask, best, unwarped).mean(), mask
 
 
 def smoothness(disparity: Tensor, image: Tensor) -> Tensor:

@@ -55,9 +55,16 @@ class Protocol:
         valid = self.valid_mask(target)
         scale = 1.0
         if self.scaling == "median" and bool(valid.any()):
-            scale = float(target[valid].median() / pred[valid].median())
+            scale = float(_median(target[valid]) / _median(pred[valid]))
         pred = (pred * scale).clamp(self.min_depth, self.max_depth)
         return {**depth_metrics(pred, target, valid), "scale": scale}
+
+
+def _median(values: Tensor) -> Tensor:
+    # torch.median takes the lower of the two middle values; published numbers take their mean.
+    ordered = values.sort().values
+    middle = (len(ordered) - 1) // 2
+    return ordered[[middle, len(ordered) // 2]].double().mean()
 
 
 def crop_box(crop: Crop, height: int, width: int) -> tuple[int, int, int, int]:

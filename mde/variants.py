@@ -69,10 +69,16 @@ def _parse(section: dict[str, Any], path: Path, key: str, name: str) -> Variant:
     def parse(part: str, kind: Any) -> Any:
         return parse_section(path, f"{key}.{part}", section[part], kind)
 
+    model = parse("model", ModelConfig)
+    if kind == "self_supervised" and model.family != "monodepth2":
+        raise InputError(
+            f"{path}: {key}.objective: self_supervised trains the disparities of family "
+            f"'monodepth2', found '{model.family}'"
+        )
     return Variant(
         name=name,
         dataset=section["dataset"],
-        model=parse("model", ModelConfig),
+        model=model,
         objective=parse("objective", OBJECTIVES[kind][0]),
         recipe=parse("recipe", Recipe),
         protocol=PROTOCOLS[section["protocol"]],

@@ -42,6 +42,9 @@ class Augment:
         for name in ("flip", "color"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a probability, found {getattr(self, name)}")
+        for name in ("brightness", "contrast", "saturation", "hue"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be within 0 and 1, found {getattr(self, name)}")
 
 
 def columns_of(images: tuple[str, ...], with_depth: bool) -> list[str]:
@@ -73,17 +76,19 @@ def load_sample(
         raise InputError(f"sample {row['sample_id']}: {error}") from error
     K = np.array(row["K"], np.float32).reshape(3, 3)
     baseline_m = row["baseline_m"] if "image_stereo" in images else 0.0
+    if baseline_m is None:
+        raise InputError(f"sample {row['sample_id']}: a stereo image without baseline_m")
     if augment and rng.random() < augment.flip:
         for name in {*images, *(("depth",) if with_depth else ())}:
             sample[name] = np.ascontiguousarray(sample[name][:, ::-1])
         # In the mirror the other camera is on the other side.
-        K, baseline_m = flip_K(K, row["width"]).astype(np.float32), -(baseline_m or 0.0)
+        K, baseline_m = flip_K(K, row["width"]).astype(np.float32), -baseline_m
     jittered = augment and rng.random() < augment.color
     matrix = color_matrix(augment, rng) if augment and jittered else np.eye(3, 4)
     return {
         **sample,
         "K": K,
-        "baseline_m": np.float32(baseline_m or 0.0),
+        "baseline_m": np.float32(baseline_m),
         "color_matrix": matrix.astype(np.float32),
     }
 

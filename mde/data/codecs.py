@@ -31,7 +31,10 @@ def encode_image(image: NDArray[np.uint8]) -> bytes:
 
 def decode_image(data: bytes) -> NDArray[np.uint8]:
     """JPEG or PNG bytes → RGB (H,W,3) uint8. Raises CodecError when they cannot be decoded."""
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error as error:
+        raise CodecError(f"not a readable image ({len(data)} bytes): {error.err}") from error
     if image is None:
         raise CodecError(f"not a readable image ({len(data)} bytes)")
     return image  # type: ignore[return-value]
@@ -47,14 +50,14 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     except OSError as error:
         raise CodecError(f"{path}: {error.strerror}") from error
     if data[:4] == b"\x89PNG":
+        if data[-12:-4] != b"\0\0\0\0IEND":
+            raise CodecError(f"{path}: truncated PNG ({len(data)} bytes, no end mark)")
         width, height = np.frombuffer(data[16:24], ">u4").astype(np.int64)
         if width * height > MAX_PIXELS:
             raise CodecError(f"{path}: {width}x{height} px is more than {MAX_PIXELS} px")
-        if data[-12:-4] != b"\0\0\0\0IEND":
-            raise CodecError(f"{path}: truncated PNG ({len(data)} bytes, no end mark)")
     try:
         return decode_image(data)
-    except (CodecError, cv2.error) as error:
+    except CodecError as error:
         raise CodecError(f"{path}: {error}") from error
 
 

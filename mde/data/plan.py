@@ -40,6 +40,8 @@ def epoch_order(
         for i, shard in enumerate(shards)
         for group in range(shard.row_groups)
     ]
+    if not groups:
+        return np.empty((0, 3), np.int64)
     if seed is None:
         return np.concatenate(groups)
     rng = np.random.default_rng([seed, epoch])

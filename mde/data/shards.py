@@ -5,10 +5,9 @@ folder with a manifest is whole.
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mde.errors import InputError
+from mde.files import read_json, write_json
 from mde.schema import SCHEMA_VERSION, SPLITS, Row
 
 ROWS_PER_GROUP = 16
@@ -73,11 +73,11 @@ class Manifest:
     rejected: list[Rejected]
     statistics: dict[str, dict[str, float]]
     schema_version: int = SCHEMA_VERSION
-    counts: dict[str, int] = field(init=False)
 
-    def __post_init__(self) -> None:
-        counts = {s: sum(x.rows for x in self.shards if x.split == s) for s in SPLITS}
-        object.__setattr__(self, "counts", counts)
+    @property
+    def counts(self) -> dict[str, int]:
+        """Rows of each split."""
+        return {split: sum(shard.rows for shard in self.of_split(split)) for split in SPLITS}
 
     def of_split(self, split: str) -> list[Shard]:
         """The shards of a split, in order."""
@@ -112,9 +112,7 @@ def write_shard(folder: Path, split: str, index: int, rows: list[Row]) -> Shard:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `manifest.json`; from then on the folder counts as a dataset."""
-    draft = folder / "manifest.json.tmp"
-    draft.write_text(json.dumps(asdict(manifest), indent=2, sort_keys=True) + "\n")
-    os.replace(draft, folder / "manifest.json")
+    write_json(folder / "manifest.json", {**asdict(manifest), "counts": manifest.counts})
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -122,13 +120,16 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / "manifest.json"
     if not path.is_file():
         raise InputError(f"{folder}: no dataset here: manifest.json is missing; convert it first")
-    content = json.loads(path.read_text())
-    if content.pop("schema_version") != SCHEMA_VERSION:
+    content = read_json(path)
+    if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
         raise InputError(f"{path}: not of schema version {SCHEMA_VERSION}; convert the data again")
-    content.pop("counts")
-    content["shards"] = [Shard(**shard) for shard in content["shards"]]
-    content["rejected"] = [Rejected(**frame) for frame in content["rejected"]]
-    return Manifest(**content)
+    content.pop("counts", None)
+    try:
+        shards = [Shard(**shard) for shard in content.pop("shards")]
+        rejected = [Rejected(**frame) for frame in content.pop("rejected")]
+        return Manifest(shards=shards, rejected=rejected, **content)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a manifest ({error}); convert the data again") from error
 
 
 def verified_sha256(folder: Path) -> str:
@@ -165,7 +166,7 @@ def read_row_group(path: Path, row_group: int, columns: list[str] | None = None)
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             return file.read_row_group(row_group, columns=columns)
-    except OSError as error:
+    except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path}: row group {row_group} is damaged: {error}") from error
 
 

@@ -61,12 +61,12 @@ def read_scan(path: Path) -> NDArray[np.float32]:
     Raises CodecError when the file is missing, empty, or not whole points.
     """
     try:
-        values = np.fromfile(path, "<f4")
+        data = path.read_bytes()
     except OSError as error:
         raise CodecError(f"{path}: {error.strerror}") from error
-    if not len(values) or len(values) % 4:
-        raise CodecError(f"{path}: {path.stat().st_size} bytes are not whole points of 16 bytes")
-    return values.reshape(-1, 4)
+    if not data or len(data) % 16:
+        raise CodecError(f"{path}: {len(data)} bytes are not whole points of 16 bytes")
+    return np.frombuffer(data, "<f4").reshape(-1, 4)
 
 
 def project_scan(

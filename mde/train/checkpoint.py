@@ -14,22 +14,23 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mde.errors import InputError
+from mde.files import read_json
 
 FORMAT = 1
 
 
 def save_checkpoint(
-    folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+    folder: Path, module: nn.Module, optimizer: dict[str, Any], state: dict[str, Any]
 ) -> None:
     """Write a checkpoint into an existing folder.
 
-    state: anything JSON, such as epoch, step, variant, git commit and data hash.
+    optimizer: state dicts, of tensors and plain values. state: anything JSON, such as epoch, step, variant, git commit and data hash.
     """
     tensors = {
         name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()
     }
     save_file(tensors, folder / "model.safetensors")
-    torch.save(optimizer.state_dict(), folder / "optimizer.pt")
+    torch.save(optimizer, folder / "optimizer.pt")
     files = {name: file_sha256(folder / name) for name in ("model.safetensors", "optimizer.pt")}
     draft = folder / "state.json.tmp"
     draft.write_text(json.dumps({"format": FORMAT, **state, "sha256": files}, indent=2))
@@ -44,26 +45,23 @@ def read_state(folder: Path) -> dict[str, Any]:
     path = folder / "state.json"
     if not path.is_file():
         raise InputError(f"{folder}: not a whole checkpoint: it has no state.json")
-    state = json.loads(path.read_text())
-    if state.get("format") != FORMAT:
-        raise InputError(f"{path}: checkpoint format {state.get('format')}, expected {FORMAT}")
+    state = read_json(path)
+    if not isinstance(state, dict) or state.get("format") != FORMAT or "sha256" not in state:
+        raise InputError(f"{path}: not a checkpoint of format {FORMAT}")
     for name, expected in state["sha256"].items():
         if not (folder / name).is_file() or file_sha256(folder / name) != expected:
             raise InputError(f"{folder / name}: missing or changed since it was saved (SHA-256)")
     return state
 
 
-def load_checkpoint(
-    folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer
-) -> dict[str, Any]:
-    """Restore networks and optimizer in place; returns the state.
+def load_checkpoint(folder: Path, module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Restore the networks in place; returns the state, and the state dicts of the optimizer.
 
     Raises InputError as `read_state` does, or when the tensors are those of another network.
     """
     state = read_state(folder)
     _fill(module, load_file(folder / "model.safetensors"), folder)
-    optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True))
-    return state
+    return state, torch.load(folder / "optimizer.pt", weights_only=True)
 
 
 def load_model(folder: Path, model: nn.Module) -> None:

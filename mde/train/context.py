@@ -39,7 +39,8 @@ class LocalContext:
     def __init__(self, folder: Path, device: str = "cpu") -> None:
         self.rank = int(os.environ.get("RANK", "0"))
         self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
-        self.device = torch.device(device)
+        local = os.environ.get("LOCAL_RANK", "0")
+        self.device = torch.device(f"cuda:{local}" if device == "cuda" else device)
         self.folder = folder
         self.history: list[dict[str, float]] = []
         if self.world_size > 1 and not torch.distributed.is_initialized():
@@ -51,7 +52,7 @@ class LocalContext:
         return DistributedDataParallel(module) if self.world_size > 1 else module
 
     def report(self, metrics: dict[str, float], save_to: SaveTo | None) -> None:
-        """Keep the metrics; replace the checkpoint by the new one in one rename."""
+        """Keep the metrics; replace the checkpoint. At any moment one of the two is whole."""
         self.history.append(metrics)
         if save_to is None:
             return
@@ -59,13 +60,17 @@ class LocalContext:
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
         save_to(fresh)
-        shutil.rmtree(self.folder / "checkpoint", ignore_errors=True)
-        fresh.rename(self.folder / "checkpoint")
+        present, former = self.folder / "checkpoint", self.folder / "checkpoint.old"
+        shutil.rmtree(former, ignore_errors=True)
+        if present.exists():
+            present.rename(former)
+        fresh.rename(present)
+        shutil.rmtree(former, ignore_errors=True)
 
     def latest_checkpoint(self) -> Path | None:
-        """The folder's checkpoint."""
-        checkpoint = self.folder / "checkpoint"
-        return checkpoint if (checkpoint / "state.json").is_file() else None
+        """The folder's checkpoint, or the one before if a kill left only that."""
+        folders = (self.folder / name for name in ("checkpoint", "checkpoint.old"))
+        return next((folder for folder in folders if (folder / "state.json").is_file()), None)
 
 
 def sum_over_ranks(values: Tensor) -> Tensor:

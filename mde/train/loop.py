@@ -49,9 +49,13 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "lr", "lr_step"):
-            if getattr(self, name) <= 0:
+        for name in ("epochs", "batch_size", "lr", "lr_step", "lr_gamma"):
+            if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive, found {getattr(self, name)}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay must not be negative, found {self.weight_decay}")
+        if self.grad_clip is not None and not self.grad_clip > 0:
+            raise ValueError(f"grad_clip must be positive, found {self.grad_clip}")
 
 
 class Batches(Protocol):
@@ -97,7 +101,7 @@ def train(
         run.say(_epoch_line(metrics, recipe, eta_s * (recipe.epochs - epoch - 1)))
         state = {"epoch": epoch + 1, "step": run.step, "history": history, **provenance}
         save_to = functools.partial(
-            save_checkpoint, module=objective, optimizer=run.optimizer, state=state
+            save_checkpoint, module=objective, optimizer=run.optimizer_state(), state=state
         )
         context.report(metrics, save_to if context.rank == 0 else None)
 
@@ -143,10 +147,16 @@ class _Run:
         checkpoint = self.context.latest_checkpoint()
         if checkpoint is None:
             return 0, []
-        state = load_checkpoint(checkpoint, self.objective, self.optimizer)
+        state, optimizer = load_checkpoint(checkpoint, self.objective)
+        self.optimizer.load_state_dict(optimizer["optimizer"])
+        self.scaler.load_state_dict(optimizer["scaler"])
         self.step = state["step"]
         self.say(f"going on after epoch {state['epoch']} of {self.recipe.epochs}")
         return state["epoch"], state["history"]
+
+    def optimizer_state(self) -> dict[str, Any]:
+        """What `restore` needs beside the networks."""
+        return {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """One epoch; returns its metrics, over all workers."""
@@ -216,7 +226,7 @@ class _Run:
 
 def _check_finite(terms: dict[str, Tensor], batch: Batch, step: int) -> None:
     if not bool(torch.isfinite(terms["loss"])):
-        values = ", ".join(f"{name}={float(value):g}" for name, value in terms.items())
+        values = ", ".join(f"{name}={value.item():g}" for name, value in terms.items())
         raise FloatingPointError(
             f"step {step}: the loss is not finite ({values}); samples: "
             f"{', '.join(batch['sample_id'])}"

@@ -95,30 +95,33 @@ class SelfSupervised(nn.Module):
         images = {key: to_float(batch[key]) for key in self.config.images}  # type: ignore[literal-required]
         inputs = {key: jitter(image, batch["color_matrix"]) for key, image in images.items()}
         natives = self.model(inputs["image"])
-        poses = self.source_poses(inputs, batch)
+        motions = self.source_motions(inputs)
         with torch.autocast(natives[0].device.type, enabled=False):
+            poses = self.source_poses(motions, batch)
             target, *others = images.values()
             sources = torch.stack(others, 1)
             return self.view_synthesis(natives, target, sources, poses, batch["K"])
 
-    def source_poses(self, inputs: dict[str, Tensor], batch: Batch) -> Tensor:
+    def source_motions(self, inputs: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """What the pose network sees from previous to target and from target to next frame."""
+        if self.pose is None:
+            return []
+        target = inputs["image"]
+        # Pairs are in temporal order, as in training of the published weights.
+        return [self.pose(inputs["image_prev"], target), self.pose(target, inputs["image_next"])]
+
+    def source_poses(self, motions: list[tuple[Tensor, Tensor]], batch: Batch) -> Tensor:
         """T_source_target (B,S,4,4), translations in m, in the order of `config.images`."""
-        poses = []
-        if self.pose is not None:
-            target = inputs["image"]
-            motion = self._motion(inputs["image_prev"], target)
-            # The network sees pairs in temporal order, so the way back is an inverse.
-            poses += [geometry.invert_T(motion), self._motion(target, inputs["image_next"])]
+        poses = [
+            geometry.pose_to_T(rotation.float(), translation.float() * self.model.metres_per_unit)
+            for rotation, translation in motions
+        ]
+        if poses:
+            # The first motion leads from the source to the target.
+            poses[0] = geometry.invert_T(poses[0])
         if "s" in self.config.mode:
             poses.append(geometry.stereo_T(batch["baseline_m"]))
         return torch.stack(poses, 1)
-
-    def _motion(self, earlier: Tensor, later: Tensor) -> Tensor:
-        assert self.pose is not None
-        rotation, translation = self.pose(earlier, later)
-        return geometry.pose_to_T(
-            rotation.float(), translation.float() * self.model.metres_per_unit
-        )
 
     def view_synthesis(
         self, natives: list[Tensor], target: Tensor, sources: Tensor, poses: Tensor, K: Tensor
@@ -127,8 +130,6 @@ class SelfSupervised(nn.Module):
         identity = None
         if self.config.automask:
             identity = photometric.photometric_error(sources, target)
-            # Noise breaks ties where nothing moves.
-            identity = identity + torch.randn_like(identity) * 1e-5
         terms: dict[str, list[Tensor]] = {"photometric": [], "smoothness": [], "automask": []}
         for scale, native in enumerate(natives):
             full = F.interpolate(

@@ -78,7 +78,7 @@ def _read_split(split: str, path: Path) -> list[Frame]:
         if not line.strip():
             continue
         parts = line.split()
-        if len(parts) != 3 or not parts[1].isdigit() or parts[2] not in CAMERAS:
+        if len(parts) != 3 or not parts[1].isdecimal() or parts[2] not in CAMERAS:
             raise InputError(
                 f"{path}, line {number}: expected '<date>/<drive> <frame> <l|r>', found '{line}'"
             )

@@ -4,6 +4,7 @@ The .mat is MATLAB v7.3, so HDF5 with the axes reversed: images (N,3,640,480) ui
 rawDepths (N,640,480) float32 m, scenes (1,N) references to character codes.
 """
 
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import h5py
 import numpy as np
 import scipy.io
 from numpy.typing import NDArray
+from scipy.io.matlab import MatReadError
 
 from mde.data.codecs import CodecError, encode_depth, encode_image, resize_depth, resize_image
 from mde.data.shards import Rejected
@@ -115,7 +117,9 @@ def open_mat(path: Path) -> h5py.File:
 
 def _check_mat(path: Path, mat: h5py.File) -> None:
     for key in (*SHAPES, "scenes"):
-        if mat.get(key, getlink=True).__class__ is not h5py.HardLink or key not in mat:
+        # A link is asked for first: following one may open another file.
+        linked = not isinstance(mat.get(key, getlink=True), h5py.HardLink)
+        if linked or not isinstance(mat[key], h5py.Dataset):
             raise InputError(f"{path}: no dataset '{key}'; found: {', '.join(sorted(mat))}")
         if mat[key].external or mat[key].is_virtual:
             raise InputError(f"{path}: '{key}' points to other files; refused")
@@ -145,7 +149,7 @@ def read_splits(path: Path, count: int) -> tuple[list[int], list[int]]:
         train, test = (
             [int(i) - 1 for i in splits[key].ravel()] for key in ("trainNdxs", "testNdxs")
         )
-    except (ValueError, KeyError, OSError, TypeError) as error:
+    except (ValueError, KeyError, OSError, TypeError, MatReadError, zlib.error) as error:
         raise InputError(f"{path}: not the official splits file: {error}") from error
     both = set(train) & set(test)
     if both or not set(train) | set(test) <= set(range(count)):

@@ -184,6 +184,6 @@ def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
         writer.writerows(evaluation.per_image)
     (folder / "panels").mkdir()
     for number, scored in enumerate(evaluation.panels):
-        title = f"{scored.sample_id} · abs_rel {scored.metrics['abs_rel']:.3f}"
+        title = f"{scored.sample_id}\nabs_rel {scored.metrics['abs_rel']:.3f}"
         panel = draw_panel(scored.image, scored.target, scored.pred, evaluation.max_depth, title)
         (folder / "panels" / f"{number:02d}.png").write_bytes(figure_to_png(panel))

@@ -8,6 +8,8 @@ import cv2
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -16,11 +18,11 @@ INVALID = "#404040"
 
 
 def colorize(
-    values: NDArray[np.floating], low: float, high: float, cmap: str = DEPTH_MAP
+    values: NDArray[np.floating], norm: Normalize, cmap: str = DEPTH_MAP
 ) -> NDArray[np.uint8]:
-    """Map (H,W) values in [low, high] to RGB (H,W,3) uint8; values <= 0 or NaN are dark grey."""
-    scaled = (np.clip(values, low, high) - low) / max(high - low, 1e-9)
+    """Map (H,W) values to RGB (H,W,3) uint8; values <= 0 or NaN are dark grey."""
     invalid = ~(np.isfinite(values) & (values > 0))
+    scaled = norm(np.where(invalid, norm.vmin, np.clip(values, norm.vmin, norm.vmax)))
     colors = matplotlib.colormaps[cmap].with_extremes(bad=INVALID)(
         np.ma.masked_array(scaled, invalid), bytes=True
     )
@@ -44,23 +46,28 @@ def draw_panel(
     max_depth: float,
     title: str,
 ) -> Figure:
-    """Image (any size) | ground truth | prediction | relative error.
+    """Image (any size) | ground truth | prediction | relative error, in one row or in two.
 
     target, pred: (H,W) depth in m, target 0 = unknown. Truth and prediction share their colours,
     whose range is that of the truth up to `max_depth`.
     """
     known = target[(target > 0) & (target < max_depth)]
-    low, high = np.percentile(known, (1, 99)) if len(known) else (0.0, max_depth)
+    low, high = np.percentile(known, (1, 99)) if len(known) else (max_depth / 100, max_depth)
+    # Logarithmic, so that a car at 5 m shows beside a house at 50 m.
+    norm = LogNorm(low, max(high, low * 1.01))
     error = np.where(target > 0, np.abs(pred - target) / np.maximum(target, 1e-6), 0)
     height, width = target.shape
-    figure = Figure(figsize=(16, 16 / 4 * height / width + 0.6), layout="constrained")
-    axes = figure.subplots(1, 4)
+    # Wide street images are too small four in a row.
+    rows, columns = (2, 2) if width > 2 * height else (1, 4)
+    cell = 16 / columns
+    figure = Figure(figsize=(16, rows * (cell * 0.93 * height / width + 0.6)), layout="constrained")
+    axes = figure.subplots(rows, columns).ravel()
     axes[0].imshow(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR))
     axes[0].set_title(title, fontsize=9)
-    _show(figure, axes[1], thicken(target), low, high, DEPTH_MAP, "ground truth (m)")
-    _show(figure, axes[2], pred, low, high, DEPTH_MAP, "prediction (m)")
+    _show(figure, axes[1], thicken(target), norm, DEPTH_MAP, "ground truth (m)")
+    _show(figure, axes[2], pred, norm, DEPTH_MAP, "prediction (m)")
     sparse_error = thicken(error.astype(np.float32))
-    _show(figure, axes[3], sparse_error, 0, 0.5, ERROR_MAP, "relative error")
+    _show(figure, axes[3], sparse_error, Normalize(0, 0.5), ERROR_MAP, "relative error")
     for axis in axes:
         axis.set_axis_off()
     return figure
@@ -95,12 +102,16 @@ def _show(
     figure: Figure,
     axis: Axes,
     values: NDArray[np.floating],
-    low: float,
-    high: float,
+    norm: Normalize,
     cmap: str,
     title: str,
 ) -> None:
-    axis.imshow(colorize(values, low, high, cmap))
+    axis.imshow(colorize(values, norm, cmap))
     axis.set_title(title, fontsize=9)
-    norm = matplotlib.colors.Normalize(low, high)
-    figure.colorbar(matplotlib.cm.ScalarMappable(norm, cmap), ax=axis, shrink=0.8)
+    bar = figure.colorbar(ScalarMappable(norm, cmap), ax=axis, shrink=0.8, format="%g")
+    bar.minorticks_off()
+    if isinstance(norm, LogNorm):
+        bar.set_ticks(
+            np.geomspace(norm.vmin, norm.vmax, 5),
+            labels=[f"{value:.2g}" for value in np.geomspace(norm.vmin, norm.vmax, 5)],
+        )

@@ -127,17 +127,15 @@ class SelfSupervised(nn.Module):
         self, natives: list[Tensor], target: Tensor, sources: Tensor, poses: Tensor, K: Tensor
     ) -> dict[str, Tensor]:
         """The loss terms of all scales; every scale is warped at full resolution (sec. 3.2)."""
-        identity = None
-        if self.config.automask:
-            identity = photometric.photometric_error(sources, target)
+        error_of = photometric.PhotometricError(target)
+        identity = error_of(sources) if self.config.automask else None
         terms: dict[str, list[Tensor]] = {"photometric": [], "smoothness": [], "automask": []}
         for scale, native in enumerate(natives):
             full = F.interpolate(
                 native.float(), target.shape[-2:], mode="bilinear", align_corners=False
             )
             warped = geometry.warp(sources, self.model.native_to_depth(full), K, poses)
-            error = photometric.photometric_error(warped, target)
-            photometric_term, mask = photometric.min_reprojection(error, identity)
+            photometric_term, mask = photometric.min_reprojection(error_of(warped), identity)
             small = F.interpolate(target, native.shape[-2:], mode="area")
             terms["photometric"].append(photometric_term)
             terms["smoothness"].append(photometric.smoothness(native.float(), small) / 2**scale)

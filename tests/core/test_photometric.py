@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mde.photometric import min_reprojection, photometric_error, smoothness, ssim_error
+from mde.photometric import PhotometricError, min_reprojection, smoothness
 from mde.train.objectives import SelfSupervised, SelfSupervisedConfig, build_objective
 
 
@@ -15,6 +15,14 @@ def random_image(*shape: int, seed: int = 0) -> Tensor:
 
 
 # --- SSIM -------------------------------------------------------------------------------------
+
+
+def ssim_error(pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return PhotometricError(target).ssim_error(pred[:, None])[:, 0]
+
+
+def photometric_error(pred: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return PhotometricError(target)(pred)
 
 
 def ssim_error_by_loops(pred: np.ndarray, target: np.ndarray) -> np.ndarray:

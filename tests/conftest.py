@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from mde.data.sample import SampleConfig, write_kitti, write_nyu_labeled
@@ -58,6 +59,16 @@ def tiny_root(tiny_sample: Path, tmp_path: Path) -> Path:
 def tiny_params() -> str:
     """The text of a params file at the tiny scale."""
     return PARAMS.format(**TINY).lstrip()
+
+
+def flip_a_bit(shard: Path) -> None:
+    """Damage one pixel byte of the first image in a shard."""
+    group = pq.ParquetFile(shard).metadata.row_group(0)
+    columns = [group.column(i) for i in range(group.num_columns)]
+    image = next(column for column in columns if column.path_in_schema == "image")
+    content = bytearray(shard.read_bytes())
+    content[image.data_page_offset + image.total_compressed_size // 2] ^= 1
+    shard.write_bytes(content)
 
 
 Stage = Callable[..., subprocess.CompletedProcess[str]]

@@ -135,7 +135,7 @@ class _Run:
         self.context, self.say = context, say
         self.params = [p for p in objective.parameters() if p.requires_grad]
         self.optimizer = OPTIMIZERS[recipe.optimizer](
-            self.params, lr=recipe.lr, weight_decay=recipe.weight_decay
+            self.params, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True
         )
         self.scaler = torch.amp.GradScaler(context.device.type, enabled=recipe.precision == "fp16")
         stepper = context.wrap(objective)

@@ -14,6 +14,7 @@ from mde.data.augment import Augment
 from mde.data.shards import read_manifest
 from mde.data.sources import get_source
 from mde.errors import InputError
+from tests.conftest import flip_a_bit
 
 pytestmark = pytest.mark.cluster
 
@@ -78,9 +79,7 @@ def test_a_flipped_bit_in_a_shard_stops_the_epoch(shards: Path, tmp_path: Path) 
     shard = read_manifest(shards).of_split("train")[1]
     for file in shards.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    damaged = bytearray((tmp_path / shard.file).read_bytes())
-    damaged[len(damaged) // 2] ^= 1
-    (tmp_path / shard.file).write_bytes(damaged)
+    flip_a_bit(tmp_path / shard.file)
     with pytest.raises(Exception, match="damaged") as caught:
         list(feed(tmp_path).train(0))
     found = find_input_error(caught.value)

@@ -15,6 +15,7 @@ from mde.data.sources import load_source_config
 from mde.errors import InputError
 from mde.train.checkpoint import read_state
 from mde.variants import Variant, load_variant
+from tests.conftest import flip_a_bit
 
 pytestmark = pytest.mark.cluster
 
@@ -64,9 +65,6 @@ def test_two_workers_share_the_epoch(job: FitJob, tmp_path: Path) -> None:
 
 
 def test_a_damaged_dataset_is_named_by_the_driver(job: FitJob, tmp_path: Path) -> None:
-    shard = next(job.data.glob("train-*.parquet"))
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 2] ^= 1
-    shard.write_bytes(content)
+    flip_a_bit(next(job.data.glob("train-*.parquet")))
     with pytest.raises(InputError, match=r"train-\d+.parquet"):
         fit(with_epochs(job, 1, max_failures=0), tmp_path, "damaged", nothing)

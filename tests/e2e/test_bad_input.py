@@ -46,7 +46,9 @@ def test_debug_shows_the_traceback(stage: Stage, tiny_root: Path) -> None:
 def test_missing_raw_folder(stage: Stage, tiny_root: Path) -> None:
     params = tiny_params().replace("raw: data/sample/kitti", "raw: data/nowhere")
     (tiny_root / "params.yaml").write_text(params)
-    expect_error(stage("convert", "--dataset", "kitti"), tiny_root, "data/nowhere", "no such folder")
+    expect_error(
+        stage("convert", "--dataset", "kitti"), tiny_root, "data/nowhere", "no such folder"
+    )
 
 
 def test_truncated_mat(stage: Stage, tiny_root: Path) -> None:

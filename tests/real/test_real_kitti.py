@@ -71,7 +71,9 @@ def test_from_raw_drive_to_lidar_scores_and_report(fragment: Path, stage: Stage)
 
 def check_stereo_with_lidar(root: Path) -> None:
     """LiDAR depth, K and the signed baseline of a row warp the stereo image onto the target."""
-    row = next(r for r in read_rows(root / "data/shards/kitti", "train") if r["sample_id"][-1] == "l")
+    row = next(
+        r for r in read_rows(root / "data/shards/kitti", "train") if r["sample_id"][-1] == "l"
+    )
     target, stereo = (
         torch.from_numpy(decode_image(row[key])).permute(2, 0, 1)[None].float() / 255  # type: ignore[literal-required]
         for key in ("image", "image_stereo")

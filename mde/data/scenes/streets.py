@@ -44,7 +44,7 @@ class Drive:
         bend = self.rng.choice([-1, 1]) * self.rng.uniform(1 / 420, 1 / 220)
         self.length_m = num_frames * 1.1 + _AHEAD_M
         self._curve = Road(bend, -_BEHIND_M, self.length_m)
-        self.half_road = float(self.rng.uniform(5.2, 6.0))
+        self.half_road = float(self.rng.uniform(6.8, 7.8))
         self.speed = float(self.rng.uniform(8.2, 11.5))
         self._wobble = self.rng.uniform(0, 2 * np.pi, 2)
         self._sun = np.array([*self.rng.uniform(-1, 1, 2), 1.1])
@@ -142,7 +142,7 @@ class Drive:
         parts, s = [], -_BEHIND_M + 8
         lateral = side * (self.half_road - 1.05)
         while s < self.length_m - 35:
-            if rng.uniform() < 0.55:
+            if rng.uniform() < 0.4:
                 kind = str(rng.choice(["sedan", "wagon", "wagon", "van"]))
                 color = roadside.CAR_COLORS[rng.integers(len(roadside.CAR_COLORS))]
                 turn = 0.0 if side < 0 else np.pi

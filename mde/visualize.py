@@ -111,7 +111,6 @@ def _show(
     bar = figure.colorbar(ScalarMappable(norm, cmap), ax=axis, shrink=0.8, format="%g")
     bar.minorticks_off()
     if isinstance(norm, LogNorm):
-        bar.set_ticks(
-            np.geomspace(norm.vmin, norm.vmax, 5),
-            labels=[f"{value:.2g}" for value in np.geomspace(norm.vmin, norm.vmax, 5)],
-        )
+        low, high = bar.ax.get_ylim()
+        ticks = [float(tick) for tick in np.geomspace(low, high, 5)]
+        bar.set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks])

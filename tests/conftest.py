@@ -1,5 +1,6 @@
 """Fixtures for the tests that run whole stages: a tiny sample and its params."""
 
+import json
 import os
 import subprocess
 import sys
@@ -14,28 +15,46 @@ from mde.data.sample import SampleConfig, write_kitti, write_nyu_labeled
 REPOSITORY = Path(__file__).parents[1]
 TINY = {"rooms": 4, "frames_per_room": 3, "drives": 2, "frames_per_drive": 8}
 
-PARAMS = """
-sample: {{seed: 0, rooms: {rooms}, frames_per_room: {frames_per_room}, drives: {drives}, frames_per_drive: {frames_per_drive}}}
+PARAMS = f"""
+sample: {json.dumps(TINY)}
 datasets:
-  nyu_labeled: {{source: nyu_labeled, raw: data/sample/nyu_labeled, height: 64, width: 96, rows_per_shard: 4, val_scenes: 0.3}}
-  kitti: {{source: kitti, raw: data/sample/kitti, splits: data/sample/kitti/splits, height: 64, width: 128, rows_per_shard: 4}}
+  nyu_labeled:
+    source: nyu_labeled
+    raw: data/sample/nyu_labeled
+    height: 64
+    width: 96
+    rows_per_shard: 4
+    val_scenes: 0.3
+  kitti:
+    source: kitti
+    raw: data/sample/kitti
+    splits: data/sample/kitti/splits
+    height: 64
+    width: 128
+    rows_per_shard: 4
 variants:
   resfpn-resnet18:
     dataset: nyu_labeled
-    model: {{family: resfpn, encoder: resnet18, weights: scratch, min_depth: 0.1, max_depth: 10.0}}
+    model: {{family: resfpn, encoder: resnet18, weights: scratch, min_depth: 0.1}}
     objective: {{kind: supervised, loss: mse}}
     recipe: {{epochs: 2, batch_size: 4, lr: 5e-4}}
     augment: {{}}
     protocol: nyu_labeled
   monodepth2-resnet18-ms:
     dataset: kitti
-    model: {{family: monodepth2, encoder: resnet18, weights: scratch, min_depth: 0.5, max_depth: 20.0, metres_per_unit: 5.4}}
+    model:
+      family: monodepth2
+      encoder: resnet18
+      weights: scratch
+      min_depth: 0.5
+      max_depth: 20.0
+      metres_per_unit: 5.4
     objective: {{kind: self_supervised, mode: ms}}
     recipe: {{epochs: 1, batch_size: 4, lr: 2e-4}}
     augment: {{}}
     protocol: kitti_eigen_stereo
 cluster: {{num_workers: 2, cpus_per_worker: 0.5}}
-"""  # fmt: skip
+""".lstrip()
 
 
 @pytest.fixture(scope="session")
@@ -52,13 +71,8 @@ def tiny_root(tiny_sample: Path, tmp_path: Path) -> Path:
     """An own root folder with the tiny sample and its params.yaml."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data/sample").symlink_to(tiny_sample / "data/sample")
-    (tmp_path / "params.yaml").write_text(tiny_params())
+    (tmp_path / "params.yaml").write_text(PARAMS)
     return tmp_path
-
-
-def tiny_params() -> str:
-    """The text of a params file at the tiny scale."""
-    return PARAMS.format(**TINY).lstrip()
 
 
 def flip_a_bit(shard: Path) -> None:

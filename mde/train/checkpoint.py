@@ -24,7 +24,8 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint into an existing folder.
 
-    optimizer: state dicts, of tensors and plain values. state: anything JSON, such as epoch, step, variant, git commit and data hash.
+    optimizer: state dicts, of tensors and plain values. state: anything JSON, such as epoch, step,
+    variant, git commit and data hash.
     """
     tensors = {
         name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()

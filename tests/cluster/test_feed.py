@@ -1,6 +1,5 @@
 """The feed on a real Ray: every row once, in the plan's order, with checksums verified."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import ray
 
 from mde.cluster.convert import convert
 from mde.cluster.feed import Feed, regroup
-from mde.cluster.session import ClusterConfig, check_resources, connect, find_input_error
+from mde.cluster.session import ClusterConfig, check_resources, find_input_error
 from mde.data.augment import Augment
 from mde.data.shards import read_manifest
 from mde.data.sources import get_source
@@ -17,13 +16,6 @@ from mde.errors import InputError
 from tests.conftest import flip_a_bit
 
 pytestmark = pytest.mark.cluster
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_session() -> Iterator[None]:
-    connect()
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")

@@ -1,16 +1,14 @@
 """Ray Train with two workers, interrupted and resumed."""
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray
 from safetensors.torch import load_file
 
 from mde.cluster.convert import convert
 from mde.cluster.fit import FitJob, fit
-from mde.cluster.session import ClusterConfig, connect
+from mde.cluster.session import ClusterConfig
 from mde.data.sources import load_source_config
 from mde.errors import InputError
 from mde.train.checkpoint import read_state
@@ -18,13 +16,6 @@ from mde.variants import Variant, load_variant
 from tests.conftest import flip_a_bit
 
 pytestmark = pytest.mark.cluster
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_session() -> Iterator[None]:
-    connect()
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture

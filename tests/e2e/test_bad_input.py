@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Stage, tiny_params
+from tests.conftest import PARAMS, Stage
 
 pytestmark = pytest.mark.e2e
 
@@ -30,7 +30,7 @@ def expect_error(result: object, root: Path, *words: str) -> None:
 
 
 def test_unknown_key(stage: Stage, tiny_root: Path) -> None:
-    params = tiny_params().replace("rows_per_shard: 4, val", "rows_per_shrd: 4, val")
+    params = PARAMS.replace("rows_per_shard: 4\n    val", "rows_per_shrd: 4\n    val")
     (tiny_root / "params.yaml").write_text(params)
     result = stage("convert", "--dataset", "nyu_labeled")
     expect_error(result, tiny_root, "datasets.nyu_labeled.rows_per_shrd", "'rows_per_shard'")
@@ -44,7 +44,7 @@ def test_debug_shows_the_traceback(stage: Stage, tiny_root: Path) -> None:
 
 
 def test_missing_raw_folder(stage: Stage, tiny_root: Path) -> None:
-    params = tiny_params().replace("raw: data/sample/kitti", "raw: data/nowhere")
+    params = PARAMS.replace("raw: data/sample/kitti", "raw: data/nowhere")
     (tiny_root / "params.yaml").write_text(params)
     expect_error(
         stage("convert", "--dataset", "kitti"), tiny_root, "data/nowhere", "no such folder"
@@ -82,7 +82,7 @@ def test_training_without_shards(stage: Stage, tiny_root: Path) -> None:
 
 def test_more_workers_than_the_machine_has(stage: Stage, tiny_root: Path) -> None:
     stage("convert", "--dataset", "nyu_labeled")
-    params = tiny_params().replace("num_workers: 2", "num_workers: 500")
+    params = PARAMS.replace("num_workers: 2", "num_workers: 500")
     (tiny_root / "params.yaml").write_text(params)
     result = stage("train", "--variant", "resfpn-resnet18")
     assert result.returncode == 1

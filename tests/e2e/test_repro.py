@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 
 from mde.data.shards import read_manifest
 from mde.metrics import METRICS
-from tests.conftest import REPOSITORY, tiny_params
+from tests.conftest import PARAMS, REPOSITORY
 
 pytestmark = pytest.mark.e2e
 
@@ -42,7 +42,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(REPOSITORY / name, folder / name, ignore=ignore)
     for name in ("dvc.yaml", ".dvcignore", ".gitignore", "pyproject.toml"):
         shutil.copy(REPOSITORY / name, folder / name)
-    (folder / "params.yaml").write_text(tiny_params())
+    (folder / "params.yaml").write_text(PARAMS)
     for command in (
         ["git", "init", "-q"],
         ["dvc", "init", "-q"],

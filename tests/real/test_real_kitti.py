@@ -1,4 +1,4 @@
-"""The KITTI raw fragment with LiDAR, if it is there: convert, train in MS mode, evaluate, report."""
+"""The KITTI raw fragment with LiDAR: convert, train in MS mode, evaluate, report."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ import torch
 from mde import geometry
 from mde.data.codecs import decode_depth, decode_image
 from mde.data.shards import read_manifest, read_rows
-from tests.conftest import REPOSITORY, Stage, tiny_params
+from tests.conftest import PARAMS, REPOSITORY, Stage
 
 SAMPLES = REPOSITORY.parent / "shared" / "samples"
 KITTI = SAMPLES / "kitti" / "raw"
@@ -32,11 +32,10 @@ def fragment(tiny_root: Path) -> Path:
     (tiny_root / "splits").mkdir()
     for split, lines in frames.items():
         (tiny_root / "splits" / f"{split}_files.txt").write_text("\n".join(lines) + "\n")
-    params = tiny_params()
-    params = params.replace("splits: data/sample/kitti/splits", "splits: splits")
-    raw = f"raw: {KITTI}, allow_shared_scenes: true"
+    params = PARAMS.replace("splits: data/sample/kitti/splits", "splits: splits")
+    raw = f"raw: {KITTI}\n    allow_shared_scenes: true"
     params = params.replace("raw: data/sample/kitti", raw)
-    params = params.replace("height: 64, width: 128", "height: 96, width: 320")
+    params = params.replace("height: 64\n    width: 128", "height: 96\n    width: 320")
     (tiny_root / "params.yaml").write_text(params)
     return tiny_root
 

@@ -9,6 +9,9 @@ from rich.table import Table
 
 from mde.errors import explained
 
+# What fits into 80 columns; the report has all.
+SHOWN = ("abs_rel", "rmse", "rmse_log", "a1")
+
 app = typer.Typer(
     help="Monocular depth estimation.", no_args_is_help=True, pretty_exceptions_enable=False
 )
@@ -47,12 +50,15 @@ def summary(root: Path = Path("."), debug: Debug = False) -> None:
     with explained(debug):
         for content in tables(read_summaries(layout)):
             title = f"{content['dataset']} · {content['protocol']} · {content['images']} images"
-            table = Table("variant", title=title, title_justify="left")
-            for name, unit, higher in content["columns"]:
+            table = Table(title=title, title_justify="left")
+            table.add_column("variant", no_wrap=True)
+            shown = [i for i, column in enumerate(content["columns"]) if column[0] in SHOWN]
+            for name, unit, higher in (content["columns"][i] for i in shown):
                 heading = f"{name} ({unit})" if unit else name
                 table.add_column(f"{heading} {'↑' if higher else '↓'}", justify="right")
             for row in content["rows"]:
-                cells = [f"[bold]{text}[/]" if best else text for text, best in row["cells"]]
+                cells = [row["cells"][i] for i in shown]
+                cells = [f"[bold]{text}[/]" if best else text for text, best in cells]
                 table.add_row(row["name"], *cells, style="dim" if row["baseline"] else None)
             console.print(table)
     where = f"report:  {layout.report.resolve().as_uri()}\n"

@@ -78,14 +78,3 @@ def test_too_many_unusable_frames(stage: Stage, tiny_root: Path) -> None:
 def test_training_without_shards(stage: Stage, tiny_root: Path) -> None:
     result = stage("train", "--variant", "resfpn-resnet18")
     expect_error(result, tiny_root, "data/shards/nyu_labeled", "manifest.json", "convert")
-
-
-def test_more_workers_than_the_machine_has(stage: Stage, tiny_root: Path) -> None:
-    stage("convert", "--dataset", "nyu_labeled")
-    params = PARAMS.replace("num_workers: 2", "num_workers: 500")
-    (tiny_root / "params.yaml").write_text(params)
-    result = stage("train", "--variant", "resfpn-resnet18")
-    assert result.returncode == 1
-    assert "error: cluster: 500 workers" in result.stderr
-    assert "Traceback" not in result.stderr
-    assert not (tiny_root / "models").exists()

@@ -64,7 +64,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
         finally:
             os.killpg(head.pid, signal.SIGTERM)
             try:
-                head.wait(30)
+                head.wait(5)
             except subprocess.TimeoutExpired:
                 os.killpg(head.pid, signal.SIGKILL)
 

@@ -140,7 +140,10 @@ class RayContext:
     def latest_checkpoint(self) -> Path | None:
         """The newest checkpoint that the controller knows, copied here if it lies elsewhere."""
         checkpoint = ray.train.get_checkpoint()
-        return Path(checkpoint.to_directory()) if checkpoint else None
+        if checkpoint is None:
+            return None
+        self._restored = Path(tempfile.mkdtemp())
+        return Path(checkpoint.to_directory(str(self._restored)))
 
 
 class EpochCallback(UserCallback):

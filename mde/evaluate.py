@@ -100,7 +100,7 @@ class RandomDepth:
 def baselines(data: Path, protocol: Protocol) -> dict[str, Predictor]:
     """The two baselines: the training split's mean depth, and random within its depth range."""
     statistics = read_manifest(data).statistics["train"]
-    if not statistics:
+    if "depth_mean" not in statistics:
         raise InputError(f"{data}: the training split has no depth to take the mean of")
     low, high = statistics["depth_min"], min(statistics["depth_max"], protocol.max_depth)
     return {

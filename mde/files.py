@@ -22,10 +22,19 @@ def fresh_folder(path: Path) -> Iterator[Path]:
     draft.mkdir(parents=True)
     try:
         yield draft
-        shutil.rmtree(path, ignore_errors=True)
-        draft.rename(path)
+        replace_folder(draft, path)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def replace_folder(draft: Path, path: Path) -> None:
+    """Let the folder `draft` take the place of `path`, which at no moment is half of either."""
+    old = path.with_name(f".{path.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    draft.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -29,6 +29,6 @@ def crop_K(K: NDArray, top: int, left: int) -> NDArray:
 
 def flip_K(K: NDArray, width: int) -> NDArray:
     """K (3,3) after a horizontal flip of an image that is `width` px wide."""
-    flipped = K.astype(np.float64).copy()
-    flipped[0, 2] = width - 1 - K[0, 2]
-    return flipped
+    # In the mirror x of the camera points the other way too, so the focal length stays positive.
+    mirror = np.array([[-1.0, 0, width - 1], [0, 1, 0], [0, 0, 1]])
+    return mirror @ K.astype(np.float64) @ np.diag([-1.0, 1, 1])

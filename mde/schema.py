@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, TypedDict
 if TYPE_CHECKING:  # Decode tasks import this module and must not pay for torch.
     from torch import Tensor
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SPLITS = ("train", "val", "test")
 
 
 class Row(TypedDict):
     """One self-contained training sample, as it is stored in a shard.
 
-    Images are encoded (JPEG) at (height, width), the stored size. K and depth belong to that size;
-    `gt_depth` keeps the ground truth at the size at which the sensor gave it, for evaluation.
+    Images are JPEG (or WebP, when lossless) at (height, width), the stored size. K and depth belong
+    to that size; `gt_depth` keeps the ground truth as the sensor gave it, for evaluation.
     """
 
     sample_id: str
@@ -36,11 +36,11 @@ class Row(TypedDict):
     baseline_m: float | None
     """x of the stereo camera in this camera's frame: + when it is on the right."""
     depth: bytes | None
-    """(height, width) depth, uint16 codes in lz4; 0 = invalid."""
+    """(height, width) depth, codes in lz4; 0 = invalid."""
     depth_scale: float
-    """Metres per code of `depth` and `gt_depth`."""
+    """Metres per code of `depth` and `gt_depth`; 0: they are float32 metres, without loss."""
     gt_depth: bytes | None
-    """(gt_height, gt_width) depth, uint16 codes in lz4; 0 = invalid."""
+    """(gt_height, gt_width) depth, codes in lz4; 0 = invalid."""
     gt_height: int
     gt_width: int
 

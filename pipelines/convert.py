@@ -1,8 +1,10 @@
 """Convert one raw dataset into Parquet shards and a manifest."""
 
-from mde.cluster.convert import convert
+from collections import Counter
+
+from mde.cluster.convert import run_on_ray
+from mde.data.convert import convert
 from mde.data.sources import load_source_config
-from mde.files import fresh_folder
 from mde.layout import Layout
 from pipelines._stage import PARAMS, ROOT, Dataset, Params, Root, run
 
@@ -10,10 +12,13 @@ from pipelines._stage import PARAMS, ROOT, Dataset, Params, Root, run
 def main(dataset: Dataset, params: Params = PARAMS, root: Root = ROOT) -> None:
     """Write data/shards/DATASET."""
     config = load_source_config(params, dataset)
-    with fresh_folder(Layout(root).shards(dataset)) as folder:
-        manifest = convert(config, root.resolve(), folder.resolve())
+    manifest = convert(config, root.resolve(), Layout(root).shards(dataset).resolve(), run_on_ray)
     counts = ", ".join(f"{count} {split}" for split, count in manifest.counts.items())
     print(f"{dataset}: {counts}; {len(manifest.rejected)} rejected")
+    for reason, count in Counter(frame.reason for frame in manifest.rejected).items():
+        print(f"  {count} rejected: {reason}")
+    if manifest.duplicates:
+        print(f"  {len(manifest.duplicates)} groups of frames with the same image, see manifest")
 
 
 if __name__ == "__main__":

@@ -60,10 +60,10 @@ class Feed:
         return self._batches("train", epoch, self.augment)
 
     def val(self) -> Iterator[tuple[Batch, float]]:
-        """The validation split in stored order, not augmented; nothing when it is empty."""
+        """The validation split in stored order, without chance; nothing when it is empty."""
         if not self.manifest.counts["val"]:
             return iter(())
-        return self._batches("val", 0, None)
+        return self._batches("val", 0, self.augment and self.augment.still())
 
     def _steps(self, split: str, epoch: int) -> list[WorkerStep]:
         shards = self.manifest.of_split(split)

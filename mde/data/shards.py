@@ -6,14 +6,15 @@ folder with a manifest is whole.
 
 import hashlib
 import os
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mde.data.frames import Rejected
 from mde.errors import InputError
 from mde.files import read_json, write_json
 from mde.schema import SCHEMA_VERSION, SPLITS, Row
@@ -52,26 +53,26 @@ class Shard:
     row_groups: int
     bytes: int
     sha256: str
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """An input frame that did not become a row, and why."""
-
-    sample_id: str
-    split: str
-    reason: str
+    invalid: dict[str, int] = field(default_factory=dict)
+    """Depth pixels that were NaN, infinite or negative, and are stored as 0."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a dataset holds. `statistics` has depth mean, min and max (m) by split."""
+    """What a dataset holds.
+
+    rejected: every input frame that is not in a shard, with its reason. duplicates: groups of
+    samples with the same image. statistics: rows and depth by split. precision: what storing has
+    changed, see `mde.data.convert.precision`.
+    """
 
     source: str
     config: dict[str, Any]
     shards: list[Shard]
     rejected: list[Rejected]
-    statistics: dict[str, dict[str, float]]
+    statistics: dict[str, dict[str, Any]]
+    duplicates: list[list[str]] = field(default_factory=list)
+    precision: dict[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -84,7 +85,9 @@ class Manifest:
         return [shard for shard in self.shards if shard.split == split]
 
 
-def write_shard(folder: Path, split: str, index: int, rows: list[Row]) -> Shard:
+def write_shard(
+    folder: Path, split: str, index: int, rows: list[Row], invalid: dict[str, int] | None = None
+) -> Shard:
     """Write rows as shard `index` of a split: temporary name, fsync, rename. Raises OSError."""
     path = folder / f"{split}-{index:05d}.parquet"
     draft = path.with_suffix(".tmp")
@@ -100,14 +103,16 @@ def write_shard(folder: Path, split: str, index: int, rows: list[Row]) -> Shard:
             write_statistics=False,
             write_page_checksum=True,
         )
+        digest = file_sha256(draft)
         with draft.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
             os.fsync(file.fileno())
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)
     row_groups = -(-len(rows) // ROWS_PER_GROUP)
-    return Shard(path.name, split, len(rows), row_groups, path.stat().st_size, digest)
+    return Shard(
+        path.name, split, len(rows), row_groups, path.stat().st_size, digest, invalid or {}
+    )
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -132,6 +137,37 @@ def read_manifest(folder: Path) -> Manifest:
         raise InputError(f"{path}: not a manifest ({error}); convert the data again") from error
 
 
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def image_digest(data: bytes) -> str:
+    """Short name of a stored image; the same pixels, stored alike, have the same."""
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+def find_duplicates(images: Iterable[tuple[str, str, str]]) -> list[list[str]]:
+    """Groups of samples with the same image, of (split, sample_id, digest).
+
+    Raises InputError when such samples are in two splits.
+    """
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for split, sample_id, digest in images:
+        groups.setdefault(digest, []).append((split, sample_id))
+    same = [group for group in groups.values() if len(group) > 1]
+    leaks = [group for group in same if len({split for split, _ in group}) > 1]
+    if leaks:
+        examples = "; ".join(
+            " = ".join(f"{split} {sample_id}" for split, sample_id in group) for group in leaks[:5]
+        )
+        raise InputError(
+            f"{len(leaks)} images are in more than one split: {examples}; take them out of one"
+        )
+    return [[sample_id for _, sample_id in group] for group in same]
+
+
 def verified_sha256(folder: Path) -> str:
     """Verify a dataset; returns its identity, the SHA-256 of its manifest.
 
@@ -147,9 +183,7 @@ def verify_shards(folder: Path, manifest: Manifest) -> None:
         path = folder / shard.file
         if not path.is_file():
             raise InputError(f"{path}: in the manifest, but not there; convert the data again")
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != shard.sha256:
+        if file_sha256(path) != shard.sha256:
             raise InputError(f"{path}: SHA-256 differs from the manifest; convert the data again")
     extra = {p.name for p in folder.glob("*.parquet")} - {shard.file for shard in manifest.shards}
     if extra:

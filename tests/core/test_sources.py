@@ -11,8 +11,9 @@ import pytest
 import scipy.io
 
 from mde.data.codecs import decode_depth, decode_image
-from mde.data.shards import Rejected
-from mde.data.sources import Frame, get_source, kitti, nyu_labeled
+from mde.data.encode import Encoder
+from mde.data.frames import Frame, Rejected
+from mde.data.sources import get_source, kitti, nyu_labeled
 from mde.errors import InputError
 from mde.schema import Row
 
@@ -43,13 +44,15 @@ def nyu_config(folder: Path, **changes) -> nyu_labeled.Config:
 
 
 def nyu_frames(folder: Path, **changes) -> list[Frame]:
-    return nyu_labeled.list_frames(nyu_config(folder, **changes), Path("/"))
+    return nyu_labeled.list_frames(nyu_config(folder, **changes), folder, folder)
 
 
 def nyu_result(folder: Path, sample_id: str, **changes) -> Row | Rejected:
     """Read the frame of that name alone."""
     frame = next(frame for frame in nyu_frames(folder) if frame.sample_id == sample_id)
-    (result,) = nyu_labeled.read_frames(nyu_config(folder, **changes), Path("/"), [frame])
+    config = nyu_config(folder, **changes)
+    encoder = Encoder(config.size, config.lossless)
+    (result,) = nyu_labeled.read_frames(config, folder, folder, [frame], encoder)
     return result
 
 

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import scipy.io
 
-from mde.data.codecs import decode_depth, decode_image, read_image
-from mde.data.shards import Rejected
+from mde.data.codecs import decode_depth, decode_image
+from mde.data.encode import Encoder
+from mde.data.frames import Rejected
+from mde.data.raw_files import Folder
 from mde.data.sources import nyu_labeled
 from tests.conftest import REPOSITORY
 
@@ -36,16 +38,17 @@ def write_mat(folder: Path, images: list[np.ndarray], depths: list[np.ndarray]) 
 
 def test_real_pairs_keep_their_depth_and_their_look(tmp_path: Path) -> None:
     names = ("00000", "00050", "00100")
-    images = [read_image(PAIRS / f"rgb_{name}.jpg") for name in names]
+    images = [Folder(PAIRS).image(f"rgb_{name}.jpg") for name in names]
     codes = [cv2.imread(str(PAIRS / f"sync_depth_{n}.png"), cv2.IMREAD_UNCHANGED) for n in names]
     depths = [(code / 1000).astype(np.float32) for code in codes if code is not None]
     write_mat(tmp_path, images, depths)
     config = nyu_labeled.Config(
         source="nyu_labeled", raw=str(tmp_path), height=192, width=256, val_scenes=0.0
     )
-    frames = nyu_labeled.list_frames(config, tmp_path)
+    frames = nyu_labeled.list_frames(config, tmp_path, tmp_path)
     assert [frame.split for frame in frames] == ["train", "train", "test"]
-    rows = list(nyu_labeled.read_frames(config, tmp_path, frames))
+    frames = [frame for frame in frames if not isinstance(frame, Rejected)]
+    rows = list(nyu_labeled.read_frames(config, tmp_path, tmp_path, frames, Encoder(config.size)))
     for row, image, depth in zip(rows, images, depths, strict=True):
         assert not isinstance(row, Rejected)
         assert row["depth"] is not None

@@ -2,20 +2,24 @@
 
 A source module has three names:
 - `Config`, a `SourceConfig` with its own keys;
-- `list_frames(config, root) -> list[Frame]`, quick: what there is and in which split;
-- `read_frames(config, root, frames) -> Iterator[Row | Rejected]`, one result for each frame.
-Both raise InputError for what concerns the dataset as a whole.
+- `list_frames(config, raw, work)`, quick: what there is, in which split, and what is missing;
+- `read_frames(config, raw, work, frames, encoder)`: one result for each frame, in any order.
+raw: the folder or archive of the raw files. work: a folder that lasts as long as the conversion
+and is shared by its tasks. Both raise InputError for what concerns the dataset as a whole.
 """
 
+import functools
 import importlib
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from mde.config import find_section, load_params, parse_section
-from mde.data.shards import Rejected
+from mde.data.encode import Encoder, StoredImage
+from mde.data.frames import Frame, Rejected
+from mde.data.raw_files import RawFiles
 from mde.errors import InputError
 from mde.schema import Row
 
@@ -24,44 +28,39 @@ from mde.schema import Row
 class SourceConfig:
     """What every source has.
 
-    raw: folder of the raw files, relative to the root folder or absolute.
-    height, width: stored size, px. max_rejected: the share of frames above which it is an error.
-    allow_shared_scenes: let a scene be in the test split and in another one, for trying things on
-    a single drive; the numbers then say nothing about new scenes.
+    raw: folder or archive of the raw files, relative to the root folder or absolute.
+    height, width: stored size, px, or both `native`: as the camera gave them. lossless: WebP and
+    float32 instead of JPEG and uint16. max_rejected: the share of frames above which it is an
+    error. allow_shared_scenes: let a scene be in the test split and in another one, for trying
+    things on a single drive; the numbers then say nothing about new scenes.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
     source: str
     raw: str
-    height: int
-    width: int
+    height: int | Literal["native"]
+    width: int | Literal["native"]
+    lossless: bool = False
     rows_per_shard: int = 256
-    max_rejected: float = 0.05
+    max_rejected: float = 0.0
     allow_shared_scenes: bool = False
 
     def __post_init__(self) -> None:
         for name in ("height", "width", "rows_per_shard"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, found {getattr(self, name)}")
+            value = getattr(self, name)
+            if value != "native" and value <= 0:
+                raise ValueError(f"{name} must be positive, found {value}")
+        if (self.height == "native") != (self.width == "native"):
+            raise ValueError(f"height and width are both native or none, found {self.size}")
         if not 0 <= self.max_rejected <= 1:
             raise ValueError(f"max_rejected is a share of 1, found {self.max_rejected}")
 
-    def raw_folder(self, root: Path) -> Path:
-        """The raw folder. Raises InputError when it is not there."""
-        folder = root / self.raw
-        if not folder.is_dir():
-            raise InputError(f"{folder}: no such folder; set datasets.<name>.raw to your raw data")
-        return folder
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One input frame before it is read; `locator` is the source's own way to find it."""
-
-    sample_id: str
-    split: str
-    scene: str
-    locator: tuple[Any, ...]
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(H, W) at which images are stored, px; None: as they are."""
+        if self.height == "native" or self.width == "native":
+            return None
+        return self.height, self.width
 
 
 class Source(Protocol):
@@ -69,12 +68,14 @@ class Source(Protocol):
 
     Config: type[SourceConfig]
 
-    def list_frames(self, config: Any, root: Path) -> list[Frame]:
-        """All frames, of all splits."""
+    def list_frames(self, config: Any, raw: Path, work: Path) -> list[Frame | Rejected]:
+        """All frames, of all splits, in stored order; those that lack a file are Rejected."""
         ...
 
-    def read_frames(self, config: Any, root: Path, frames: list[Frame]) -> Iterator[Row | Rejected]:
-        """Read some of them, in order."""
+    def read_frames(
+        self, config: Any, raw: Path, work: Path, frames: list[Frame], encoder: Encoder
+    ) -> Iterator[Row | Rejected]:
+        """Read some of them."""
         ...
 
 
@@ -93,3 +94,8 @@ def load_source_config(path: Path, dataset: str) -> SourceConfig:
     if "source" not in section:
         raise InputError(f"{path}: {key}.source: this key is required and is not there")
     return parse_section(path, key, section, get_source(section["source"]).Config)
+
+
+def cached_images(raw: RawFiles, encoder: Encoder) -> Callable[[str], StoredImage]:
+    """Encodes an image file by its name; neighbouring rows share images."""
+    return functools.lru_cache(maxsize=16)(lambda name: encoder.image(raw.image(name)))

@@ -16,6 +16,10 @@ app = typer.Typer(
     help="Monocular depth estimation.", no_args_is_help=True, pretty_exceptions_enable=False
 )
 
+data = typer.Typer(help="Look at a converted dataset and check it.", no_args_is_help=True)
+app.add_typer(data, name="data")
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a converted dataset.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
@@ -68,6 +72,25 @@ def summary(root: Path = Path("."), debug: Debug = False) -> None:
     else:
         where += f"MLflow:  {uri}"
     console.print(where, highlight=False, soft_wrap=True)
+
+
+@data.command()
+def verify(
+    folder: Folder,
+    quick: Annotated[bool, typer.Option(help="Checksums and counts; decode nothing.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Re-check a converted dataset: its files, its manifest and every row."""
+    from mde.data.verify import describe_precision, tabulate
+    from mde.data.verify import verify as check_dataset
+
+    console = Console()
+    with explained(debug):
+        found = check_dataset(folder, quick)
+        console.print(tabulate(found))
+        console.print(describe_precision(found.manifest), highlight=False, soft_wrap=True)
+        found.raise_problems()
+        print(f"{folder} is fine" + (" as far as --quick looks" if quick else ""))
 
 
 if __name__ == "__main__":

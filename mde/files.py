@@ -41,8 +41,11 @@ def write_json(path: Path, content: Any) -> None:
     """Write JSON in one rename, making the folder if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.partial")
-    draft.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(draft, path)
+    try:
+        draft.write_text(json.dumps(content, indent=2) + "\n")
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> Any:

@@ -10,6 +10,7 @@ import io
 import cv2
 import lz4.block
 import numpy as np
+import PIL.ExifTags
 import PIL.Image
 from numpy.typing import NDArray
 
@@ -17,6 +18,16 @@ JPEG_QUALITY = 95
 LOSSLESS = 0.0
 """In place of a depth scale: the depth is stored as float32."""
 RAW_FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM"]
+EXIF_TURNS = {
+    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
+    3: PIL.Image.Transpose.ROTATE_180,
+    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
+    5: PIL.Image.Transpose.TRANSPOSE,
+    6: PIL.Image.Transpose.ROTATE_270,
+    7: PIL.Image.Transpose.TRANSVERSE,
+    8: PIL.Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation → what makes the image upright."""
 MAX_PIXELS = 64 * 2**20
 """Larger images are refused before they are decoded: a header of some bytes can ask for 10 GB."""
 
@@ -55,7 +66,7 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
 
 
 def decode_raw_image(data: bytes) -> NDArray[np.uint8]:
-    """Bytes of an image file of any origin → RGB (H,W,3) uint8.
+    """Bytes of an image file of any origin → RGB (H,W,3) uint8, upright by its EXIF orientation.
 
     Raises CodecError when they are truncated, damaged, or larger than MAX_PIXELS by their header.
     """
@@ -64,7 +75,10 @@ def decode_raw_image(data: bytes) -> NDArray[np.uint8]:
     # OpenCV fills the missing part of a truncated JPEG with grey; Pillow refuses it.
     try:
         with PIL.Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
-            return np.asarray(image.convert("RGB"))
+            # Phones store a portrait picture as a landscape one and the turn beside it.
+            turn = EXIF_TURNS.get(image.getexif().get(PIL.ExifTags.Base.Orientation, 1))
+            upright = image if turn is None else image.transpose(turn)
+            return np.asarray(upright.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
         raise CodecError(f"damaged JPEG ({len(data)} bytes): {error}") from error
 

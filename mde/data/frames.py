@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,12 +29,17 @@ class Frame:
 
 @dataclass(frozen=True)
 class Rejected:
-    """An input frame that did not become a row. reason: a few words to count by."""
+    """An input frame that did not become a row.
+
+    reason: a few words to count by. expected: so by nature, such as the last frame of a sequence
+    where each frame needs the next one; it does not count against `max_rejected`.
+    """
 
     sample_id: str
     split: str
     reason: str
-    detail: str = field(default="")
+    detail: str = ""
+    expected: bool = False
 
 
 def split_by_ratio(groups: Sequence[str], ratios: Sequence[float], seed: int) -> list[str]:
@@ -78,7 +83,11 @@ def check_leaks(frames: Sequence[Frame], allow_shared_scenes: bool) -> None:
 
 
 def check_rejected(rejected: Sequence[Rejected], total: int, max_rejected: float) -> None:
-    """Raises InputError, with counts by split and reason, when too many frames are rejected."""
+    """Raises InputError, with counts by split and reason, when too many frames are rejected.
+
+    Those that are expected do not count.
+    """
+    rejected = [frame for frame in rejected if not frame.expected]
     if len(rejected) <= max_rejected * total:
         return
     counts = Counter((frame.split, frame.reason) for frame in rejected)

@@ -44,11 +44,11 @@ class Calibration:
         return float(offsets[camera] - offsets[other])
 
 
-def read_calibration(raw: Path, cameras: str, lidar: str | None) -> Calibration:
+def read_calibration(raw: Path, cameras: str, lidar: str) -> Calibration:
     """Read `calib_cam_to_cam.txt` of a date or `calib.txt` of an odometry sequence.
 
     cameras, lidar: names below raw. lidar: `calib_velo_to_cam.txt` of the date or again the
-    `calib.txt`; None when no scan is to be projected.
+    `calib.txt`; empty when no scan is to be projected.
     Raises InputError that names file and line when one is missing or malformed.
     """
     lines = _Lines(raw / cameras)

@@ -22,6 +22,10 @@ class RawFiles(ABC):
     def read(self, name: str) -> bytes:
         """The content of a file. Raises CodecError when it is missing or cannot be read."""
 
+    def position(self, name: str) -> int:
+        """Sort key: files are read fastest by increasing position; the same for all in a folder."""
+        return 0
+
     def image(self, name: str) -> NDArray[np.uint8]:
         """An RGB image (H,W,3). Raises CodecError that names the file."""
         try:
@@ -67,9 +71,15 @@ class Folder(RawFiles):
 def open_raw(raw: Path, work: Path) -> RawFiles:
     """Open a folder or an archive (.zip, .tar, .tar.gz).
 
-    work: a folder that all tasks of a conversion share, for an archive's index.
+    work: a folder that all tasks of a conversion share, for an archive's index. The first process
+    to open a .tar.gz makes the index, which takes as long as to decompress the archive once.
     Raises InputError when there is nothing, or an archive that must not be trusted.
     """
     if raw.is_dir():
         return Folder(raw)
+    if raw.is_file():
+        # Folders need no library for archives.
+        from mde.data.archives import open_archive
+
+        return open_archive(raw, work)
     raise InputError(f"{raw}: no such folder or archive; set datasets.<name>.raw to your raw data")

@@ -180,16 +180,33 @@ def verified_sha256(folder: Path) -> str:
 def verify_shards(folder: Path, manifest: Manifest) -> None:
     """Compare every shard with the manifest; raises InputError that names the first bad one."""
     for shard in manifest.shards:
-        path = folder / shard.file
-        if not path.is_file():
-            raise InputError(f"{path}: in the manifest, but not there; convert the data again")
-        if file_sha256(path) != shard.sha256:
-            raise InputError(f"{path}: SHA-256 differs from the manifest; convert the data again")
+        if fault := find_fault(folder, manifest, shard):
+            raise InputError(fault)
+    if fault := find_extra(folder, manifest):
+        raise InputError(fault)
+
+
+def find_fault(folder: Path, manifest: Manifest, shard: Shard) -> str | None:
+    """What is wrong with the file of a shard as a whole, if anything."""
+    path = folder / shard.file
+    if not path.is_file():
+        return f"{path}: in the manifest, but not there; convert the data again"
+    try:
+        digest = file_sha256(path)
+    except OSError as error:
+        return f"{path}: cannot be read: {error.strerror}"
+    if digest == shard.sha256:
+        return None
+    owner = next((f" (it is {s.file}'s)" for s in manifest.shards if s.sha256 == digest), "")
+    return f"{path}: SHA-256 differs from the manifest{owner}; convert the data again"
+
+
+def find_extra(folder: Path, manifest: Manifest) -> str | None:
+    """Which shards are in the folder and not in the manifest, if any."""
     extra = {p.name for p in folder.glob("*.parquet")} - {shard.file for shard in manifest.shards}
-    if extra:
-        raise InputError(
-            f"{folder}: shards that are not in the manifest: {', '.join(sorted(extra))}"
-        )
+    if not extra:
+        return None
+    return f"{folder}: shards that are not in the manifest: {', '.join(sorted(extra))}"
 
 
 def read_row_group(path: Path, row_group: int, columns: list[str] | None = None) -> pa.Table:

@@ -1,4 +1,4 @@
-"""LiDAR scans of KITTI, and their projection into a camera."""
+"""Sparse depth of KITTI: LiDAR scans projected into a camera, and annotated depth maps."""
 
 from typing import Literal
 
@@ -10,6 +10,34 @@ from mde.data.kitti_calibration import Calibration
 from mde.data.raw_files import RawFiles
 
 LidarDepth = Literal["camera_z", "velodyne_x"]
+DepthKind = Literal["camera_z", "velodyne_x", "annotated"]
+
+DEPTH_SCALE = 1 / 256
+"""Metres per code of KITTI's depth images; 0 is no depth."""
+
+
+def read_depth(
+    raw: RawFiles,
+    name: str,
+    kind: DepthKind,
+    calibration: Calibration,
+    camera: int,
+    size: tuple[int, int],
+) -> NDArray[np.float32]:
+    """Depth (H,W) m, 0 = none, of the scan or the annotated depth map `name`.
+
+    size: (H, W) of the image, px. Raises CodecError that names the file when it is damaged, of
+    another size, or not what it should be.
+    """
+    if kind != "annotated":
+        return project_scan(read_scan(raw, name), calibration, camera, size, kind)
+    codes = raw.depth_codes(name)
+    if codes.shape != size:
+        raise CodecError(f"{name}: {codes.shape} px, the image has {size}", "wrong size")
+    if codes.dtype != np.uint16:
+        detail = f"{name}: {codes.dtype}, annotated depth is uint16; copy it again, unconverted"
+        raise CodecError(detail, "not a depth image")
+    return codes.astype(np.float32) * np.float32(DEPTH_SCALE)
 
 
 def read_scan(raw: RawFiles, name: str) -> NDArray[np.float32]:

@@ -164,43 +164,110 @@ def kitti_points() -> dict[str, np.ndarray]:
 
 def point_seen_at(u: float, v: float, z: float) -> np.ndarray:
     """LiDAR coordinates of the point at pixel (u, v) and depth z of camera 2, by linear algebra."""
-
-    def values(text: str, key: str, *shape: int) -> np.ndarray:
-        (line,) = (x for x in text.splitlines() if x.startswith(f"{key}: "))
-        return np.array(line.split()[1:], float).reshape(shape)
-
-    P = values(CAM_TO_CAM, "P_rect_02", 3, 4)
+    P = kitti_values(CAM_TO_CAM, "P_rect_02", 3, 4)
     in_rectified = np.linalg.solve(P[:, :3], z * np.array([u, v, 1]) - P[:, 3])
-    in_camera_0 = np.linalg.solve(values(CAM_TO_CAM, "R_rect_00", 3, 3), in_rectified)
-    R, T = values(VELO_TO_CAM, "R", 3, 3), values(VELO_TO_CAM, "T", 3)
+    in_camera_0 = np.linalg.solve(kitti_values(CAM_TO_CAM, "R_rect_00", 3, 3), in_rectified)
+    R, T = kitti_values(VELO_TO_CAM, "R", 3, 3), kitti_values(VELO_TO_CAM, "T", 3)
     return np.linalg.solve(R, in_camera_0 - T)
+
+
+def kitti_values(text: str, key: str, *shape: int) -> np.ndarray:
+    (line,) = (x for x in text.splitlines() if x.startswith(f"{key}: "))
+    return np.array(line.split()[1:], float).reshape(shape)
+
+
+KITTI_SIZE = (375, 1242)
+SMALL = (38, 124)
+"""A tenth of KITTI's size, for tests of everything but numbers."""
+
+
+def kitti_cam_to_cam(size: tuple[int, int]) -> str:
+    """`calib_cam_to_cam.txt` for images of `size` (H, W): focal and centre follow the width."""
+    lines = []
+    for line in CAM_TO_CAM.splitlines():
+        key, _, numbers = line.partition(": ")
+        if key.startswith("S_rect"):
+            line = f"{key}: {size[1]:e} {size[0]:e}"
+        if key.startswith("P_rect"):
+            P = np.array(numbers.split(), float).reshape(3, 4)
+            P[:2] *= round(size[1] / KITTI_SIZE[1], 2)
+            line = f"{key}: " + " ".join(f"{value:e}" for value in P.ravel())
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+@pytest.fixture(scope="session")
+def write_kitti_drive(kitti_points: dict[str, np.ndarray]) -> Callable[..., None]:
+    """Factory: `write(raw, drive, frames, size)` writes a drive and the calibration of its date.
+
+    drive: its number, of 2011_09_26, or `<date>/<drive>` or `sequences/NN`. Every image has one
+    colour: red is 40 times the frame, green 100 (left) or 200 (right), blue 100 times the drive's
+    number. Every scan has the points of `kitti_points`; annotated depth is a quarter of the image
+    at 7 m. All files of a camera have the size (H, W).
+    """
+
+    def write(raw: Path, drive: int | str, frames: int = 5, size: tuple[int, int] = SMALL) -> None:
+        if isinstance(drive, int):
+            drive = f"{KITTI_DATE}/{KITTI_DATE}_drive_{drive:04d}_sync"
+        number = int(drive.removesuffix("_sync").split("_")[-1].split("/")[-1])
+        raw_data = "_drive_" in drive
+        image, scan = "image_{}/{:06d}.png", "velodyne/{:06d}.bin"
+        if raw_data:
+            image, scan = "image_0{}/data/{:010d}.png", "velodyne_points/data/{:010d}.bin"
+        points = np.array([[*point, 0.5] for point in kitti_points.values()], "<f4")
+        truth = np.zeros(size, np.uint16)
+        truth[: size[0] // 2, : size[1] // 2] = 7 * 256
+        for frame in range(frames):
+            for camera in (2, 3):
+                rgb = (40 * frame, 100 * (camera - 1), 100 * number % 256)
+                pixels = np.full((*size, 3), rgb[::-1], np.uint8)
+                write_image(raw / drive / image.format(camera, frame), pixels)
+                if raw_data:
+                    name = f"proj_depth/groundtruth/image_0{camera}/{frame:010d}.png"
+                    write_image(raw / drive / name, truth)
+            path = raw / drive / scan.format(frame)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            points.tofile(path)
+        if raw_data:
+            write_kitti_date(raw / drive.split("/")[0], size)
+        else:
+            (raw / drive / "calib.txt").write_text(kitti_sequence_calibration(size))
+
+    return write
+
+
+def write_image(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+
+
+def write_kitti_date(date: Path, size: tuple[int, int]) -> None:
+    (date / "calib_cam_to_cam.txt").write_text(kitti_cam_to_cam(size))
+    (date / "calib_velo_to_cam.txt").write_text(VELO_TO_CAM)
+    (date / "calib_imu_to_velo.txt").write_text(IMU_TO_VELO)
+
+
+def kitti_sequence_calibration(size: tuple[int, int]) -> str:
+    """`calib.txt` of an odometry sequence that is recorded like the raw drives."""
+    text = kitti_cam_to_cam(size)
+    R_rect = kitti_values(text, "R_rect_00", 3, 3)
+    R, T = kitti_values(VELO_TO_CAM, "R", 3, 3), kitti_values(VELO_TO_CAM, "T", 3, 1)
+    P = {f"P{camera}": kitti_values(text, f"P_rect_0{camera}", 12) for camera in (2, 3)}
+    lines = {"P0": P["P2"], "P1": P["P3"], **P, "Tr": R_rect @ np.hstack([R, T])}
+    return "".join(
+        f"{key}: {' '.join(f'{value:.12e}' for value in numbers.ravel())}\n"
+        for key, numbers in lines.items()
+    )
 
 
 @pytest.fixture(scope="session")
 def kitti_raw(
-    tmp_path_factory: pytest.TempPathFactory, kitti_points: dict[str, np.ndarray]
+    tmp_path_factory: pytest.TempPathFactory, write_kitti_drive: Callable[..., None]
 ) -> Path:
-    """One date, two drives of five frames; every image has one colour of its own.
-
-    Red is 40 times the frame, green 100 (left) or 200 (right), blue 100 times the drive.
-    """
+    """One date, two drives of five frames, at KITTI's own size, with lists of them."""
     folder = tmp_path_factory.mktemp("kitti")
-    date = folder / KITTI_DATE
-    points = np.array([[*point, 0.5] for point in kitti_points.values()], "<f4")
     for drive in (1, 2):
-        root = date / f"{KITTI_DATE}_drive_{drive:04d}_sync"
-        for frame in range(5):
-            for camera in (2, 3):
-                path = root / f"image_0{camera}" / "data" / f"{frame:010d}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                rgb = (40 * frame, 100 * (camera - 1), 100 * drive)
-                cv2.imwrite(str(path), np.full((375, 1242, 3), rgb[::-1], np.uint8))
-            scan = root / "velodyne_points" / "data" / f"{frame:010d}.bin"
-            scan.parent.mkdir(parents=True, exist_ok=True)
-            points.tofile(scan)
-    (date / "calib_cam_to_cam.txt").write_text(CAM_TO_CAM)
-    (date / "calib_velo_to_cam.txt").write_text(VELO_TO_CAM)
-    (date / "calib_imu_to_velo.txt").write_text(IMU_TO_VELO)
+        write_kitti_drive(folder, drive, size=KITTI_SIZE)
     splits = folder / "splits"
     splits.mkdir()
     one, two = (f"{KITTI_DATE}/{KITTI_DATE}_drive_000{n}_sync" for n in (1, 2))

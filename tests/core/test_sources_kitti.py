@@ -1,6 +1,6 @@
-"""Raw KITTI → rows: right images, right numbers, LiDAR on its pixels, and clear errors."""
+"""KITTI raw → rows: right images, right numbers, depth on its pixels, and clear rejections."""
 
-import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from mde.data.codecs import decode_depth, decode_image
-from mde.data.shards import Rejected
-from mde.data.sources import Frame, kitti
+from mde.data.encode import Encoder
+from mde.data.frames import Frame, Rejected
+from mde.data.sources import kitti
 from mde.errors import InputError
 from mde.intrinsics import resize_K
 from mde.schema import Row
@@ -19,24 +20,29 @@ DRIVE_1 = "2011_09_26/2011_09_26_drive_0001_sync"
 DRIVE_2 = "2011_09_26/2011_09_26_drive_0002_sync"
 TRAIN_L = "2011_09_26_drive_0001_sync_0000000002_l"
 TRAIN_R = "2011_09_26_drive_0001_sync_0000000002_r"
+VAL_L = "2011_09_26_drive_0002_sync_0000000002_l"
 TEST_L = "2011_09_26_drive_0002_sync_0000000000_l"
+LISTS = {split: f"splits/{split}_files.txt" for split in ("train", "val", "test")}
 
 
 def config_of(folder: Path, **changes) -> kitti.Config:
-    config = kitti.Config(
-        source="kitti", raw=str(folder), splits=str(folder / "splits"), height=96, width=320
-    )
+    config = kitti.Config(source="kitti", raw=str(folder), height=96, width=320, **LISTS)
     return replace(config, **changes)
 
 
-def frames_of(folder: Path) -> list[Frame]:
-    return kitti.list_frames(config_of(folder), Path("/"))
+def frames_of(folder: Path, **changes) -> list[Frame | Rejected]:
+    return kitti.list_frames(config_of(folder, **changes), folder, folder)
 
 
 def read(folder: Path, sample_id: str, **changes) -> Row | Rejected:
-    """Read the frame of that name alone."""
-    frame = next(frame for frame in frames_of(folder) if frame.sample_id == sample_id)
-    (result,) = kitti.read_frames(config_of(folder, **changes), Path("/"), [frame])
+    """List all frames and read the one of that name alone."""
+    frame = next(f for f in frames_of(folder, **changes) if f.sample_id == sample_id)
+    if isinstance(frame, Rejected):
+        return frame
+    assert all((folder / name).is_file() for name in frame.files.values())
+    config = config_of(folder, **changes)
+    encoder = Encoder(config.size, config.lossless)
+    (result,) = kitti.read_frames(config, folder, folder, [frame], encoder)
     return result
 
 
@@ -46,6 +52,14 @@ def read_row(folder: Path, sample_id: str, **changes) -> Row:
     return row
 
 
+def expect_rejected(folder: Path, sample_id: str, reason: str, detail: str, **changes) -> None:
+    result = read(folder, sample_id, **changes)
+    assert isinstance(result, Rejected)
+    assert (result.sample_id, result.reason) == (sample_id, reason)
+    assert detail in result.detail
+    assert str(folder) not in result.detail
+
+
 def colour(data: bytes | None) -> tuple[int, int, int]:
     """Frame, camera and drive, as the colour of the image says."""
     assert data is not None
@@ -53,21 +67,40 @@ def colour(data: bytes | None) -> tuple[int, int, int]:
     return round(red / 40), round(green / 100) + 1, round(blue / 100)
 
 
-def test_frames_are_those_of_the_split_files(kitti_raw: Path):
-    frames = frames_of(kitti_raw)
-    assert [(f.split, f.scene, f.locator) for f in frames] == [
-        ("train", DRIVE_1, (1, "l")),
-        ("train", DRIVE_1, (2, "l")),
-        ("train", DRIVE_1, (2, "r")),
-        ("train", DRIVE_1, (3, "l")),
-        ("val", DRIVE_2, (2, "l")),
-        ("test", DRIVE_2, (0, "l")),
-        ("test", DRIVE_2, (4, "l")),
+def test_frames_are_those_of_the_lists(kitti_raw: Path):
+    frames = [frame for frame in frames_of(kitti_raw) if isinstance(frame, Frame)]
+    assert [(f.split, f.scene, f.sample_id[-12:]) for f in frames] == [
+        ("train", DRIVE_1, "0000000001_l"),
+        ("train", DRIVE_1, "0000000002_l"),
+        ("train", DRIVE_1, "0000000002_r"),
+        ("train", DRIVE_1, "0000000003_l"),
+        ("val", DRIVE_2, "0000000002_l"),
+        ("test", DRIVE_2, "0000000000_l"),
+        ("test", DRIVE_2, "0000000004_l"),
     ]
     assert len({frame.sample_id for frame in frames}) == len(frames)
 
 
-def test_row_has_its_neighbours_and_the_other_camera(kitti_raw: Path):
+def test_a_frame_names_every_file_that_its_row_is_made_of(kitti_raw: Path):
+    files = {f.sample_id: f.files for f in frames_of(kitti_raw) if isinstance(f, Frame)}
+    assert files[TRAIN_R] == {
+        "image": f"{DRIVE_1}/image_03/data/0000000002.png",
+        "image_prev": f"{DRIVE_1}/image_03/data/0000000001.png",
+        "image_next": f"{DRIVE_1}/image_03/data/0000000003.png",
+        "image_stereo": f"{DRIVE_1}/image_02/data/0000000002.png",
+        "calibration": "2011_09_26/calib_cam_to_cam.txt",
+    }
+    assert files[TEST_L] == {
+        "image": f"{DRIVE_2}/image_02/data/0000000000.png",
+        "image_next": f"{DRIVE_2}/image_02/data/0000000001.png",
+        "image_stereo": f"{DRIVE_2}/image_03/data/0000000000.png",
+        "ground_truth": f"{DRIVE_2}/velodyne_points/data/0000000000.bin",
+        "calibration": "2011_09_26/calib_cam_to_cam.txt",
+        "calibration_lidar": "2011_09_26/calib_velo_to_cam.txt",
+    }
+
+
+def test_a_row_has_its_neighbours_and_the_other_camera(kitti_raw: Path):
     left = read_row(kitti_raw, TRAIN_L)
     assert colour(left["image"]) == (2, 2, 1)
     assert colour(left["image_prev"]) == (1, 2, 1)
@@ -79,7 +112,16 @@ def test_row_has_its_neighbours_and_the_other_camera(kitti_raw: Path):
     assert colour(right["image_stereo"]) == (2, 2, 1)
 
 
-def test_baseline_is_positive_for_the_left_camera_and_negative_for_the_right(kitti_raw: Path):
+def test_a_row_holds_the_neighbours_that_are_asked_for(kitti_copy: Path):
+    (kitti_copy / DRIVE_1 / "image_02/data/0000000001.png").unlink()
+    row = read_row(kitti_copy, TRAIN_L, images=("image_stereo",))
+    assert colour(row["image_stereo"]) == (2, 3, 1)
+    assert row["image_prev"] is row["image_next"] is None
+    alone = read_row(kitti_copy, TRAIN_L, images=())
+    assert alone["image_stereo"] is alone["baseline_m"] is None
+
+
+def test_the_baseline_is_positive_for_the_left_camera_and_negative_for_the_right(kitti_raw: Path):
     assert read_row(kitti_raw, TRAIN_L)["baseline_m"] == pytest.approx(0.5327, abs=1e-4)
     assert read_row(kitti_raw, TRAIN_R)["baseline_m"] == pytest.approx(-0.5327, abs=1e-4)
 
@@ -92,14 +134,40 @@ def test_intrinsics_are_the_rectified_ones_at_the_stored_size(kitti_raw: Path):
     assert decode_image(row["image"]).shape == (96, 320, 3)
 
 
-def test_ends_of_a_drive_can_be_tested_on_without_neighbours(kitti_raw: Path):
+def test_images_may_be_stored_as_they_are(kitti_raw: Path):
+    row = read_row(kitti_raw, TRAIN_L, height="native", width="native")
+    assert (row["height"], row["width"]) == (375, 1242)
+    assert row["K"][0] == pytest.approx(721.5377)
+
+
+def test_each_date_has_its_own_size_and_intrinsics(
+    tmp_path: Path, write_kitti_drive: Callable[..., None]
+):
+    write_kitti_drive(tmp_path, 1, size=(38, 124))
+    write_kitti_drive(tmp_path, "2011_09_28/2011_09_28_drive_0002_sync", size=(45, 150))
+    (tmp_path / "list.txt").write_text(
+        f"{DRIVE_1} 2 l\n2011_09_28/2011_09_28_drive_0002_sync 2 l\n"
+    )
+    config = config_of(tmp_path, train="list.txt", val=None, test=None)
+    frames = kitti.list_frames(config, tmp_path, tmp_path)
+    rows = list(kitti.read_frames(config, tmp_path, tmp_path, frames, Encoder(None)))  # type: ignore[arg-type]
+    assert [(row["height"], row["width"]) for row in rows] == [(38, 124), (45, 150)]  # type: ignore[index]
+    focals = [row["K"][0] for row in rows]  # type: ignore[index]
+    assert focals == pytest.approx([72.15377, 86.584524])
+
+
+def test_the_ends_of_a_drive_can_be_tested_on_without_neighbours(kitti_raw: Path):
     row = read_row(kitti_raw, TEST_L)
     assert row["image_prev"] is None
     assert colour(row["image_next"]) == (1, 2, 2)
 
 
-def ground_truth(folder: Path, kind: str) -> np.ndarray:
-    row = read_row(folder, TEST_L, lidar_depth=kind)
+# --- Depth ------------------------------------------------------------------------------------
+
+
+def ground_truth(folder: Path, kind: str, sample_id: str = TEST_L) -> np.ndarray:
+    row = read_row(folder, sample_id, ground_truth=kind)
+    assert row["gt_depth"] is not None
     assert (row["gt_height"], row["gt_width"]) == (375, 1242)
     return decode_depth(row["gt_depth"], 375, 1242, row["depth_scale"])
 
@@ -128,53 +196,123 @@ def test_velodyne_x_is_the_forward_distance_one_pixel_up_and_left(
     assert depth[179, 599] == pytest.approx(10.27, abs=0.15)
 
 
+def test_annotated_depth_is_read_in_metres(kitti_raw: Path):
+    depth = ground_truth(kitti_raw, "annotated")
+    np.testing.assert_array_equal(depth[:187, :621], 7)
+    assert (depth > 0).sum() == 187 * 621
+
+
+def test_training_rows_have_depth_where_it_is_asked_for_and_no_ground_truth(kitti_raw: Path):
+    row = read_row(kitti_raw, TRAIN_R, depth="annotated")
+    depth = decode_depth(row["depth"], 96, 320, row["depth_scale"])  # type: ignore[arg-type]
+    assert depth[:47, :159].min() == depth.max() == 7
+    assert row["gt_depth"] is None
+    row = read_row(kitti_raw, TRAIN_L, depth="camera_z")
+    sparse = decode_depth(row["depth"], 96, 320, row["depth_scale"])  # type: ignore[arg-type]
+    assert {tuple(map(int, place)) for place in np.argwhere(sparse)} == {(46, 154), (76, 25)}
+    assert read_row(kitti_raw, TRAIN_L)["depth"] is None
+
+
+def test_validation_rows_have_ground_truth_where_it_is_there(kitti_copy: Path):
+    assert read_row(kitti_copy, VAL_L)["gt_depth"] is not None
+    (kitti_copy / DRIVE_2 / "velodyne_points/data/0000000002.bin").unlink()
+    assert read_row(kitti_copy, VAL_L)["gt_depth"] is None
+
+
+def test_points_that_are_not_finite_are_left_out(kitti_copy: Path):
+    path = kitti_copy / DRIVE_2 / "velodyne_points/data/0000000000.bin"
+    points = np.fromfile(path, "<f4").reshape(-1, 4)
+    bad = np.tile(points[:1], (3, 1))
+    bad[0, 0], bad[1, 1], bad[2, 2] = np.nan, np.inf, -np.inf
+    before = ground_truth(kitti_copy, "camera_z")
+    path.unlink()
+    np.concatenate([bad, points]).tofile(path)
+    np.testing.assert_array_equal(ground_truth(kitti_copy, "camera_z"), before)
+
+
+# --- What is missing or damaged ---------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     ("lost", "reason"),
     [
-        ("image_02/data/0000000002.png", "no image"),
-        ("image_02/data/0000000001.png", "no previous frame"),
-        ("image_02/data/0000000003.png", "no next frame"),
-        ("image_03/data/0000000002.png", "no stereo image"),
+        ("image_02/data/0000000002.png", "missing image"),
+        ("image_02/data/0000000001.png", "missing neighbour"),
+        ("image_02/data/0000000003.png", "missing neighbour"),
+        ("image_03/data/0000000002.png", "missing stereo image"),
     ],
 )
-def test_training_frame_that_lacks_an_image_is_rejected_with_the_path(
+def test_a_training_frame_that_lacks_an_image_is_rejected_with_its_name(
     kitti_copy: Path, lost: str, reason: str
 ):
     (kitti_copy / DRIVE_1 / lost).unlink()
-    result = read(kitti_copy, TRAIN_L)
-    assert isinstance(result, Rejected)
-    assert (result.sample_id, result.split) == (TRAIN_L, "train")
-    assert result.reason.startswith(f"{reason}: ")
-    assert lost in result.reason
+    expect_rejected(kitti_copy, TRAIN_L, reason, f"no {DRIVE_1}/{lost} or .jpg")
 
 
-def test_missing_scan_rejects_a_test_frame_and_not_a_training_frame(kitti_copy: Path):
-    scan = "velodyne_points/data/{:010d}.bin"
-    (kitti_copy / DRIVE_1 / scan.format(2)).unlink()
-    assert read_row(kitti_copy, TRAIN_L)["gt_depth"] is None
-    (kitti_copy / DRIVE_2 / scan.format(0)).unlink()
-    result = read(kitti_copy, TEST_L)
-    assert isinstance(result, Rejected)
-    assert "0000000000.bin: No such file" in result.reason
+@pytest.mark.parametrize(
+    ("kind", "lost", "reason"),
+    [
+        ("camera_z", "velodyne_points/data/0000000000.bin", "missing scan"),
+        ("annotated", "proj_depth/groundtruth/image_02/0000000000.png", "missing ground truth"),
+    ],
+)
+def test_a_test_frame_needs_its_ground_truth(kitti_copy: Path, kind: str, lost: str, reason: str):
+    (kitti_copy / DRIVE_2 / lost).unlink()
+    expect_rejected(kitti_copy, TEST_L, reason, lost, ground_truth=kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "lost", "reason"),
+    [
+        ("camera_z", "velodyne_points/data/0000000002.bin", "missing scan"),
+        ("annotated", "proj_depth/groundtruth/image_02/0000000002.png", "missing ground truth"),
+    ],
+)
+def test_a_frame_to_train_on_depth_needs_it(kitti_copy: Path, kind: str, lost: str, reason: str):
+    (kitti_copy / DRIVE_1 / lost).unlink()
+    assert read_row(kitti_copy, TRAIN_L)["depth"] is None
+    expect_rejected(kitti_copy, TRAIN_L, reason, lost, depth=kind)
 
 
 @pytest.mark.parametrize("size", [0, 17])
-def test_scan_that_is_not_whole_points_is_rejected(kitti_copy: Path, size: int):
+def test_a_scan_that_is_not_whole_points_is_rejected(kitti_copy: Path, size: int):
+    name = f"{DRIVE_2}/velodyne_points/data/0000000000.bin"
+    (kitti_copy / name).unlink()
+    (kitti_copy / name).write_bytes(bytes(size))
+    detail = f"{name}: {size} bytes are not whole points"
+    expect_rejected(kitti_copy, TEST_L, "damaged scan", detail)
+
+
+def test_a_scan_without_a_point_in_the_image_is_rejected(kitti_copy: Path):
     path = kitti_copy / DRIVE_2 / "velodyne_points/data/0000000000.bin"
     path.unlink()
-    path.write_bytes(bytes(size))
-    result = read(kitti_copy, TEST_L)
-    assert isinstance(result, Rejected)
-    assert f"{size} bytes are not whole points" in result.reason
+    np.array([[-5, 0, 0, 1]], "<f4").tofile(path)
+    expect_rejected(kitti_copy, TEST_L, "no valid depth", "ground truth without a valid pixel")
 
 
-def test_image_of_another_size_than_the_calibration_says_is_rejected(kitti_copy: Path):
-    path = kitti_copy / DRIVE_1 / "image_03/data/0000000002.png"
-    path.unlink()
-    cv2.imwrite(str(path), np.zeros((370, 1224, 3), np.uint8))
-    result = read(kitti_copy, TRAIN_L)
-    assert isinstance(result, Rejected)
-    assert "(370, 1224) px, the calibration says (375, 1242)" in result.reason
+def test_an_image_of_another_size_than_the_calibration_says_is_rejected(kitti_copy: Path):
+    name = f"{DRIVE_1}/image_03/data/0000000002.png"
+    (kitti_copy / name).unlink()
+    cv2.imwrite(str(kitti_copy / name), np.zeros((370, 1224, 3), np.uint8))
+    detail = f"{name}: (370, 1224) px, the calibration says (375, 1242)"
+    expect_rejected(kitti_copy, TRAIN_L, "wrong size", detail)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "reason"),
+    [
+        (np.full((352, 1216), 2560, np.uint16), "wrong size"),
+        (np.full((375, 1242), 10, np.uint8), "not a depth image"),
+        (np.full((375, 1242, 3), 10, np.uint16), "not a depth image"),
+    ],
+)
+def test_annotated_depth_of_another_kind_is_rejected(
+    kitti_copy: Path, pixels: np.ndarray, reason: str
+):
+    name = f"{DRIVE_2}/proj_depth/groundtruth/image_02/0000000000.png"
+    (kitti_copy / name).unlink()
+    cv2.imwrite(str(kitti_copy / name), pixels)
+    expect_rejected(kitti_copy, TEST_L, reason, name, ground_truth="annotated")
 
 
 def test_images_may_be_jpeg(kitti_copy: Path):
@@ -186,61 +324,25 @@ def test_images_may_be_jpeg(kitti_copy: Path):
     assert colour(row["image_stereo"]) == (2, 3, 1)
 
 
-@pytest.mark.parametrize("name", ["calib_cam_to_cam.txt", "calib_velo_to_cam.txt"])
-def test_missing_calibration_is_named(kitti_copy: Path, name: str):
-    (kitti_copy / "2011_09_26" / name).unlink()
-    with pytest.raises(InputError, match=rf"2011_09_26/{name}: no such file"):
-        frames_of(kitti_copy)
+# --- Settings ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("line", "broken", "message"),
+    "change",
     [
-        ("P_rect_02: 7.215377e+02", "P_rect_02: seven", "line 7: P_rect_02: not a number"),
-        ("S_rect_03: 1.242000e+03", "S_rect_03:", "line 8: S_rect_03: expected 2 finite numbers"),
-        ("P_rect_03: 7.215377e+02", "P_rect_03: nan", "line 9: P_rect_03: expected 12 finite"),
-        ("R_rect_00:", "R_rect_09:", "no line 'R_rect_00:', which must have 9 numbers"),
+        {"ratios": (0.5, 0.5, 0.5)},
+        {"cameras": ("l", "l")},
+        {"cameras": ()},
+        {"images": ("image_prev", "image_prev")},
     ],
 )
-def test_malformed_calibration_is_named_with_its_line(
-    kitti_copy: Path, line: str, broken: str, message: str
-):
-    path = kitti_copy / "2011_09_26" / "calib_cam_to_cam.txt"
-    text = path.read_text()
-    assert line in text
-    path.unlink()
-    path.write_text(text.replace(line, broken))
-    with pytest.raises(InputError, match=rf"calib_cam_to_cam\.txt.*{message}"):
-        frames_of(kitti_copy)
+def test_a_senseless_setting_is_refused_by_its_name(kitti_raw: Path, change: dict):
+    with pytest.raises(ValueError, match=next(iter(change))):
+        config_of(kitti_raw, **change)
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        (f"{DRIVE_1} 2", "line 3: expected '<date>/<drive> <frame> <l|r>', found"),
-        (f"{DRIVE_1} two l", "line 3: expected"),
-        (f"{DRIVE_1} -2 l", "line 3: expected"),
-        (f"{DRIVE_1} ² l", "line 3: expected"),
-        (f"{DRIVE_1} 2 L", "line 3: expected"),
-        (f"{DRIVE_1} 0000000001 l", "line 3: .* is there twice"),
-        ("2011_09_26/2011_09_26_drive_0099_sync 2 l", "1 of the 3 drives .*_drive_0099_sync"),
-    ],
-)
-def test_bad_split_line_is_named(kitti_copy: Path, line: str, message: str):
-    path = kitti_copy / "splits" / "train_files.txt"
-    path.unlink()
-    path.write_text(f"{DRIVE_1} 1 l\n\n{line}\n")
-    with pytest.raises(InputError, match=message):
-        frames_of(kitti_copy)
-
-
-def test_needs_a_split_file_with_a_frame(kitti_copy: Path):
-    path = kitti_copy / "splits" / "val_files.txt"
-    path.unlink()
-    assert {frame.split for frame in frames_of(kitti_copy)} == {"train", "test"}
-    path.write_text("\n")
-    with pytest.raises(InputError, match=r"val_files\.txt: no frame in it"):
-        frames_of(kitti_copy)
-    shutil.rmtree(kitti_copy / "splits")
-    with pytest.raises(InputError, match=r"none of train_files\.txt, .* is there"):
-        frames_of(kitti_copy)
+def test_a_raw_or_annotated_folder_that_is_not_there_is_named(kitti_raw: Path):
+    with pytest.raises(InputError, match=r"nowhere: no such folder; set datasets\.<name>\.raw"):
+        kitti.list_frames(config_of(kitti_raw), kitti_raw / "nowhere", kitti_raw)
+    with pytest.raises(InputError, match=r"nowhere: no such folder; set .*\.annotated"):
+        frames_of(kitti_raw, annotated="nowhere")

@@ -1,161 +1,268 @@
-"""KITTI raw sequences: synced and rectified drives, calibration, LiDAR, official split files.
+"""KITTI: raw drives or odometry sequences, with LiDAR or annotated depth, by split files or dealt.
 
-A row is one image of one colour camera with the frames before and after, the other camera's image,
-and the LiDAR scan projected into it. A split file has lines `<date>/<drive> <frame> <l|r>`.
+A row is an image of one colour camera with, as far as asked for, the frames before and after, the
+other camera's image, and sparse depth. `mde.data.kitti_drives` says what lies where,
+`mde.data.kitti_lists` what a split file may look like.
 """
 
+import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from mde.data.codecs import CodecError, encode_depth, encode_image, read_image, resize_image
-from mde.data.shards import Rejected
-from mde.data.sources import Frame, SourceConfig
-from mde.data.velodyne import Calibration, LidarDepth, project_scan, read_calibration, read_scan
+import numpy as np
+from numpy.typing import NDArray
+
+from mde.data.codecs import CodecError
+from mde.data.encode import Encoder, StoredImage
+from mde.data.frames import Frame, Rejected, check_ratios, split_by_ratio
+from mde.data.kitti_calibration import Calibration, read_calibration, read_intrinsics
+from mde.data.kitti_drives import Drive, check_drives, find_drives, index_drive
+from mde.data.kitti_lists import SELECTION, Entry, read_list
+from mde.data.raw_files import Folder, RawFiles
+from mde.data.sources import SourceConfig, cached_images
+from mde.data.velodyne import DEPTH_SCALE, DepthKind, read_depth
 from mde.errors import InputError
-from mde.intrinsics import resize_K
 from mde.schema import SPLITS, Row
 
-DEPTH_SCALE = 1 / 256
-"""As in KITTI's own depth images."""
-CAMERAS = {"l": 2, "r": 3}
+SIDES = {"l": (2, 3), "r": (3, 2)}
+"""Side → its camera and the other one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(SourceConfig):
-    """splits: folder with train_files.txt, val_files.txt and test_files.txt; one may be absent.
+    """What to take from KITTI.
 
-    lidar_depth: what `gt_depth` holds, see `mde.data.velodyne.project_scan`.
+    train, val, test: split files, inside raw or absolute; a split without one is empty. When none
+    is given, all drives in raw are dealt by `ratios` and `seed`, whole, with `cameras` (test: the
+    left one alone).
+    images: the neighbours that a row holds; a train or val row must have them all, a test row
+    keeps those that there are.
+    ground_truth: of test rows, which must have it, and of val rows, where it is there: the LiDAR
+    scan (see `mde.data.velodyne.project_scan`), or the depth benchmark's annotated depth.
+    depth: to train on; train and val rows must have it. annotated: the folder that holds the
+    annotated depth's `train` and `val`, when it is not in raw; inside raw or absolute.
     """
 
-    splits: str
-    lidar_depth: LidarDepth = "camera_z"
+    train: str | None = None
+    val: str | None = None
+    test: str | None = None
+    ratios: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    seed: int = 0
+    cameras: tuple[Literal["l", "r"], ...] = ("l", "r")
+    images: tuple[Literal["image_prev", "image_next", "image_stereo"], ...] = (
+        "image_prev", "image_next", "image_stereo",
+    )  # fmt: skip
+    ground_truth: DepthKind = "camera_z"
+    depth: Literal["none", "camera_z", "annotated"] = "none"
+    annotated: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_ratios(self.ratios)
+        for name in ("cameras", "images"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise ValueError(f"{name} names one twice: {list(getattr(self, name))}")
+        if not self.cameras:
+            raise ValueError("cameras are l, r or both, found none")
+
+    @property
+    def lists(self) -> dict[str, str]:
+        """Split → its split file, as far as given."""
+        return {split: name for split in SPLITS if (name := getattr(self, split)) is not None}
 
 
-def list_frames(config: Config, root: Path) -> list[Frame]:
-    """The frames of the split files, sorted by drive, frame and side."""
-    raw = config.raw_folder(root)
-    folder = root / config.splits
-    files = {s: folder / f"{s}_files.txt" for s in SPLITS if (folder / f"{s}_files.txt").is_file()}
-    if not files:
+def list_frames(config: Config, raw: Path, work: Path) -> list[Frame | Rejected]:
+    """The images of the split files, by split, drive, frame and side; files that lack are told.
+
+    Raises InputError for a split file, a drive, or a calibration that is missing or malformed.
+    """
+    if not raw.is_dir():
         raise InputError(
-            f"{folder}: none of {', '.join(f'{s}_files.txt' for s in SPLITS)} is there; set "
-            "datasets.<name>.splits to a folder with split files"
+            f"{raw}: no such folder; set datasets.<name>.raw to the folder that holds KITTI's "
+            "dates or its sequences, unpacked"
         )
-    frames = [frame for split, path in files.items() for frame in _read_split(split, path)]
-    drives = {frame.scene for frame in frames}
-    missing = sorted(drive for drive in drives if not (raw / drive).is_dir())
-    if missing:
+    if config.annotated and not (raw / config.annotated).is_dir():
         raise InputError(
-            f"{raw}: {len(missing)} of the {len(drives)} drives in {folder} are not there: "
-            f"{', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}"
+            f"{raw / config.annotated}: no such folder; set datasets.<name>.annotated to the one "
+            "that holds the annotated depth's train and val"
         )
-    for date in {drive.split("/")[0] for drive in drives}:
-        read_calibration(raw / date)
+    entries = {split: read_list(raw / name) for split, name in config.lists.items()}
+    scenes = {entry.scene for of_split in entries.values() for entry in of_split}
+    for split in ("train", "val"):
+        if any(entry.scene == SELECTION for entry in entries.get(split, [])):
+            raise InputError(
+                f"{raw / config.lists[split]}: the benchmark's test images ('image <number>') have "
+                f"neither neighbours nor depth; they cannot be in {split}"
+            )
+    if config.lists:
+        check_drives(raw, scenes)
+    else:
+        scenes = _drives_to_deal(raw)
+    drives = {scene: index_drive(raw, scene, config.annotated) for scene in sorted(scenes)}
+    if not config.lists:
+        entries = _deal(config, raw, drives)
+    frames = [
+        _find_frame(config, split, entry, drives[entry.scene])
+        for split in SPLITS
+        for entry in entries.get(split, [])
+    ]
+    for cameras, lidar in sorted({_calibrations(f.files) for f in frames if isinstance(f, Frame)}):
+        if cameras:
+            read_calibration(raw, cameras, lidar)
     return frames
 
 
-def read_frames(config: Config, root: Path, frames: list[Frame]) -> Iterator[Row | Rejected]:
-    """Read frames. Train and val need both neighbours and the stereo image, test needs LiDAR."""
-    raw = config.raw_folder(root)
-    calibrations = {
-        date: read_calibration(raw / date) for date in {f.scene.split("/")[0] for f in frames}
+def _calibrations(files: dict[str, str]) -> tuple[str, str]:
+    return files.get("calibration", ""), files.get("calibration_lidar", "")
+
+
+def _drives_to_deal(raw: Path) -> set[str]:
+    drives = find_drives(raw)
+    sequences = {drive for drive in drives if drive.startswith("sequences/")}
+    synced = {drive for drive in drives if drive.endswith("_sync")}
+    if not synced | sequences:
+        raise InputError(
+            f"{raw}: no drive is there; expected folders like "
+            "2011_09_26/2011_09_26_drive_0001_sync, or sequences/00"
+        )
+    if synced and sequences:
+        raise InputError(
+            f"{raw}: {len(synced)} drives and {len(sequences)} odometry sequences, which show the "
+            "same streets; give split files, or set raw to a folder with one kind"
+        )
+    return synced | sequences
+
+
+def _deal(config: Config, raw: Path, drives: dict[str, Drive]) -> dict[str, list[Entry]]:
+    """Whole drives by ratio, without the frames at their ends that cannot be complete."""
+    entries: dict[str, list[Entry]] = {split: [] for split in SPLITS}
+    splits = split_by_ratio(list(drives), config.ratios, config.seed)
+    for (scene, drive), split in zip(drives.items(), splits, strict=True):
+        dealt = [
+            Entry(scene, frame, side)
+            for side in (config.cameras if split != "test" else ("l",))
+            for frame in _inner_frames(config, split, drive, SIDES[side][0])
+        ]
+        if not dealt:
+            raise InputError(f"{raw / scene}: no frame for the {split} split; remove or mend it")
+        entries[split] += sorted(dealt)
+    return entries
+
+
+def _inner_frames(config: Config, split: str, drive: Drive, camera: int) -> list[int]:
+    frames = sorted(drive.images[camera])
+    first, last = (frames[0], frames[-1]) if frames else (0, -1)
+    trains = split != "test"
+    first += trains and "image_prev" in config.images
+    last -= trains and "image_next" in config.images
+    needed = config.depth if trains else config.ground_truth
+    if needed == "annotated" and drive.annotated[camera]:
+        # The first and last five frames of a drive were never annotated.
+        first = max(first, min(drive.annotated[camera]))
+        last = min(last, max(drive.annotated[camera]))
+    return [frame for frame in frames if first <= frame <= last]
+
+
+def _find_frame(config: Config, split: str, entry: Entry, drive: Drive) -> Frame | Rejected:
+    name = entry.scene.rpartition("/")[2]
+    sample_id = f"{name}_{entry.frame:010d}_{entry.side}"
+    if entry.scene.startswith("sequences/"):
+        sample_id = f"sequence_{name}_{entry.frame:06d}_{entry.side}"
+    try:
+        files = _find_files(config, split, entry, drive)
+    except CodecError as error:
+        return Rejected(sample_id, split, error.reason, str(error))
+    return Frame(sample_id, split, entry.scene, files, SIDES[entry.side])
+
+
+def _find_files(config: Config, split: str, entry: Entry, drive: Drive) -> dict[str, str]:
+    """Role → name of the file. Raises CodecError for the first one that is missing."""
+    (camera, other), frame = SIDES[entry.side], entry.frame
+    trains = split != "test"
+    files = {"image": drive.find_image(camera, frame)}
+    places = {
+        "image_prev": (camera, frame - 1, "neighbour"),
+        "image_next": (camera, frame + 1, "neighbour"),
+        "image_stereo": (other, frame, "stereo image"),
     }
-    # Neighbouring rows share images.
-    load = functools.lru_cache(maxsize=16)(functools.partial(_load_image, config))
+    # What a row can do without may be missing.
+    optional, needed = contextlib.suppress(CodecError), contextlib.nullcontext()
+    for role in config.images:
+        with needed if trains else optional:
+            files[role] = drive.find_image(*places[role])
+    if entry.scene == SELECTION:
+        return files | {"intrinsics": drive.find_intrinsics(frame)}
+    files["calibration"] = drive.calibration
+    if trains and config.depth != "none":
+        files |= _find_depth("depth", config.depth, entry, drive)
+    if split != "train":
+        with optional if trains else needed:
+            files |= _find_depth("ground_truth", config.ground_truth, entry, drive)
+    return files
+
+
+def _find_depth(role: str, kind: DepthKind, entry: Entry, drive: Drive) -> dict[str, str]:
+    if kind != "annotated":
+        scan = drive.find_scan(entry.frame)
+        return {role: scan, "calibration_lidar": drive.calibration_lidar}
+    if not entry.has_truth:
+        raise CodecError("the list has None for its annotated depth", "no ground truth")
+    return {role: drive.find_annotated(SIDES[entry.side][0], entry.frame)}
+
+
+def read_frames(
+    config: Config, raw: Path, work: Path, frames: list[Frame], encoder: Encoder
+) -> Iterator[Row | Rejected]:
+    """Read frames; `gt_depth` has the size of the image as it is on disk."""
+    files = Folder(raw)
+    load = cached_images(files, encoder)
+    calibrate = functools.cache(functools.partial(read_calibration, raw))
     for frame in frames:
-        calibration = calibrations[frame.scene.split("/")[0]]
         try:
-            yield _row(config, raw / frame.scene, frame, calibration, load)
+            yield _read(config, files, frame, load, calibrate, encoder)
         except CodecError as error:
-            yield Rejected(frame.sample_id, frame.split, str(error))
+            yield Rejected(frame.sample_id, frame.split, error.reason, str(error))
 
 
-def _read_split(split: str, path: Path) -> list[Frame]:
-    frames: dict[tuple[str, int, str], Frame] = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        if not line.strip():
-            continue
-        parts = line.split()
-        if len(parts) != 3 or not parts[1].isdecimal() or parts[2] not in CAMERAS:
-            raise InputError(
-                f"{path}, line {number}: expected '<date>/<drive> <frame> <l|r>', found '{line}'"
-            )
-        drive, index, side = parts[0], int(parts[1]), parts[2]
-        if (drive, index, side) in frames:
-            raise InputError(f"{path}, line {number}: '{line}' is there twice")
-        sample_id = f"{drive.split('/')[-1]}_{index:010d}_{side}"
-        frames[drive, index, side] = Frame(sample_id, split, drive, (index, side))
-    if not frames:
-        raise InputError(f"{path}: no frame in it; remove the file or fill it")
-    return [frames[key] for key in sorted(frames)]
-
-
-def _row(
+def _read(
     config: Config,
-    drive: Path,
+    raw: RawFiles,
     frame: Frame,
-    calibration: Calibration,
-    load: "functools._lru_cache_wrapper[bytes]",
+    load: Callable[[str], StoredImage],
+    calibrate: Callable[..., Calibration],
+    encoder: Encoder,
 ) -> Row:
-    index, side = frame.locator
-    camera, other = CAMERAS[side], CAMERAS["r" if side == "l" else "l"]
-    trains = frame.split != "test"
-
-    def image(camera: int, index: int, what: str, needed: bool) -> bytes | None:
-        path = find_image(drive, camera, index)
-        if path is None:
-            if needed:
-                raise CodecError(
-                    f"no {what}: {drive}/image_0{camera}/data/{index:010d}.png or .jpg"
-                )
-            return None
-        return load(path, calibration.size[camera])
-
-    main = image(camera, index, "image", True)
-    assert main is not None
-    size, native = (config.height, config.width), calibration.size[camera]
-    return {
-        "sample_id": frame.sample_id,
-        "scene": frame.scene,
-        "height": config.height,
-        "width": config.width,
-        "image": main,
-        "image_prev": image(camera, index - 1, "previous frame", trains),
-        "image_next": image(camera, index + 1, "next frame", trains),
-        "image_stereo": image(other, index, "stereo image", trains),
-        "K": resize_K(calibration.K(camera), native, size).ravel().tolist(),
-        "baseline_m": calibration.baseline_m(camera, other),
-        "depth": None,
-        "depth_scale": DEPTH_SCALE,
-        "gt_depth": _lidar(config, drive, index, calibration, camera, needed=not trains),
-        "gt_height": native[0],
-        "gt_width": native[1],
+    files, (camera, other) = frame.files, frame.locator
+    image = load(files["image"])
+    if "intrinsics" in files:
+        K = read_intrinsics(raw, files["intrinsics"])
+        return encoder.row(frame, image, K, depth_scale=DEPTH_SCALE)
+    calibration = calibrate(*_calibrations(files))
+    neighbours: dict[str, StoredImage] = {
+        role: load(files[role]) for role in config.images if role in files
     }
+    for role, stored in {"image": image, **neighbours}.items():
+        size = calibration.sizes.get(other if role == "image_stereo" else camera, stored.native)
+        if stored.native != size:
+            detail = f"{files[role]}: {stored.native} px, the calibration says {size}"
+            raise CodecError(detail, "wrong size")
 
+    def depth(role: str, kind: Literal["none"] | DepthKind) -> NDArray[np.float32] | None:
+        if role not in files or kind == "none":
+            return None
+        return read_depth(raw, files[role], kind, calibration, camera, image.native)
 
-def _lidar(
-    config: Config, drive: Path, index: int, calibration: Calibration, camera: int, needed: bool
-) -> bytes | None:
-    path = drive / "velodyne_points" / "data" / f"{index:010d}.bin"
-    # The official data lack some scans; a training row can do without.
-    if not needed and not path.is_file():
-        return None
-    depth = project_scan(read_scan(path), calibration, camera, config.lidar_depth)
-    return encode_depth(depth, DEPTH_SCALE)
-
-
-def _load_image(config: Config, path: Path, native: tuple[int, int]) -> bytes:
-    image = read_image(path)
-    if image.shape[:2] != native:
-        raise CodecError(f"{path}: {image.shape[:2]} px, the calibration says {native}")
-    return encode_image(resize_image(image, (config.height, config.width)))
-
-
-def find_image(drive: Path, camera: int, index: int) -> Path | None:
-    """The PNG or JPEG of a frame (users re-encode KITTI to save space), or None."""
-    stem = drive / f"image_0{camera}" / "data" / f"{index:010d}"
-    return next(
-        (p for p in (stem.with_suffix(".png"), stem.with_suffix(".jpg")) if p.is_file()), None
+    return encoder.row(
+        frame,
+        image,
+        calibration.K(camera),
+        depth_scale=DEPTH_SCALE,
+        depth=depth("depth", config.depth),
+        sparse=True,
+        gt=depth("ground_truth", config.ground_truth),
+        neighbours=neighbours,
+        baseline_m=calibration.baseline_m(camera, other) if "image_stereo" in files else None,
     )

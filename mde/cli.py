@@ -93,5 +93,32 @@ def verify(
         print(f"{folder} is fine" + (" as far as --quick looks" if quick else ""))
 
 
+@data.command()
+def show(
+    folder: Folder,
+    n: Annotated[int, typer.Option("--n", min=1, help="Number of rows.")] = 12,
+    split: Annotated[str | None, typer.Option(help="Rows of this split only.")] = None,
+    ids: Annotated[str | None, typer.Option(help="These instead: sample_ids, with commas.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Draws other rows.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Default: <name of DIR>-contact.png")] = None,
+    debug: Debug = False,
+) -> None:
+    """Draw some rows of a converted dataset as a contact sheet, a PNG."""
+    from mde.contact_sheet import draw_sheet, save_sheet
+    from mde.data.pick import find_rows, pick_rows
+    from mde.data.verify import open_dataset
+
+    name = folder.resolve().name
+    out = out or Path(f"{name}-contact.png")
+    with explained(debug):
+        manifest = open_dataset(folder)
+        if ids:
+            rows = find_rows(folder, manifest, ids.split(","))
+        else:
+            rows = pick_rows(folder, manifest, n, split, seed)
+        save_sheet(draw_sheet(name, manifest, rows), out)
+        print(f"{out.resolve()} ({len(rows)} of {sum(manifest.counts.values())} rows)")
+
+
 if __name__ == "__main__":
     app()

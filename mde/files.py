@@ -54,5 +54,5 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: no such file; run the stage that writes it (dvc repro)")
     try:
         return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid JSON: {error}; delete it and run dvc repro") from error

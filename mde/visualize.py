@@ -29,14 +29,51 @@ def colorize(
     return np.ascontiguousarray(colors[..., :3])
 
 
-def thicken(depth: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Grow the points of a sparse depth map (H,W) to 5 px, for the eye only."""
+def depth_norm(depth: NDArray[np.floating], max_depth: float = 1000.0) -> LogNorm:
+    """Colours for depths (m, any shape): from the 1st to the 99th percentile of what is known.
+
+    Known is > 0 and < max_depth. Logarithmic, so that a car at 5 m shows beside a house at 50 m.
+    """
+    known = depth[(depth > 0) & (depth < max_depth)]
+    low, high = np.percentile(known, (1, 99)) if known.size else (max_depth / 100, max_depth)
+    return LogNorm(low, max(high, low * 1.01))
+
+
+def thicken(depth: NDArray[np.float32], size: int = 5) -> NDArray[np.float32]:
+    """Grow the points of a sparse depth map (H,W) to `size` px, for the eye only."""
     if (depth > 0).mean() > 0.5:
         return depth
     # Dilation keeps the largest value, so the nearest depth needs the inverse.
     inverse = np.divide(1, depth, where=depth > 0, out=np.zeros_like(depth))
-    grown = cv2.dilate(inverse, np.ones((5, 5), np.uint8))
+    grown = cv2.dilate(inverse, np.ones((size, size), np.uint8))
     return np.divide(1, grown, where=grown > 0, out=np.zeros_like(depth))
+
+
+def overlay_depth(
+    image: NDArray[np.uint8], depth: NDArray[np.float32], norm: Normalize, cmap: str = DEPTH_MAP
+) -> NDArray[np.uint8]:
+    """Depth of any size (m; 0 = unknown) in colours on the darkened RGB image (H,W,3) uint8.
+
+    Sparse depth as dots, spaced so that the image stays visible; dense depth lets it shine
+    through. Either way the edges of both must meet.
+    """
+    size = image.shape[:2]
+    if (depth > 0).mean() > 0.5:
+        dense: NDArray[np.float32] = cv2.resize(  # type: ignore[assignment]
+            depth, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT
+        )
+        mixed = colorize(dense, norm, cmap) // 3 * 2 + image // 3
+        return np.where(dense[..., None] > 0, mixed, image // 3)
+    v, u = np.nonzero(depth > 0)
+    order = np.argsort(depth[v, u], kind="stable")
+    v, u = v[order], u[order]
+    rows, columns = v * size[0] // depth.shape[0], u * size[1] // depth.shape[1]
+    # Of the points in a block of 4x4 px the nearest one; a dot is 2x2 px.
+    _, first = np.unique(rows // 4 * size[1] + columns // 4, return_index=True)
+    dots = np.zeros(size, np.float32)
+    dots[rows[first], columns[first]] = depth[v[first], u[first]]
+    dots = thicken(dots, 2)
+    return np.where(dots[..., None] > 0, colorize(dots, norm, cmap), image // 2)
 
 
 def draw_panel(
@@ -51,10 +88,7 @@ def draw_panel(
     target, pred: (H,W) depth in m, target 0 = unknown. Truth and prediction share their colours,
     whose range is that of the truth up to `max_depth`.
     """
-    known = target[(target > 0) & (target < max_depth)]
-    low, high = np.percentile(known, (1, 99)) if len(known) else (max_depth / 100, max_depth)
-    # Logarithmic, so that a car at 5 m shows beside a house at 50 m.
-    norm = LogNorm(low, max(high, low * 1.01))
+    norm = depth_norm(target, max_depth)
     error = np.where(target > 0, np.abs(pred - target) / np.maximum(target, 1e-6), 0)
     height, width = target.shape
     # Wide street images are too small four in a row.

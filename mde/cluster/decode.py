@@ -17,18 +17,22 @@ from mde.data.augment import Augment, columns_of, load_sample
 from mde.data.plan import WorkerStep
 from mde.data.shards import read_row_group
 
+FIRST_TASK_ROWS = 16
+
 
 def pack_tasks(steps: list[WorkerStep], rows_per_task: int) -> list[dict[str, str]]:
-    """Group consecutive steps into tasks of about `rows_per_task` rows.
+    """Group consecutive steps into tasks of about `rows_per_task` rows; the first ones are shorter.
 
-    A task is `{"steps": JSON of [[step, [[shard, row group, row], …]], …]}`.
+    A task costs Ray some tens of milliseconds, whatever it does; but nothing can be trained on
+    before the first one has ended. A task is `{"steps": JSON of [[step, [[shard, row group, row],
+    …]], …]}`.
     """
     tasks: list[list[Any]] = []
     room = 0
     for step in steps:
         if room <= 0:
+            room = min(rows_per_task, FIRST_TASK_ROWS * 2 ** len(tasks))
             tasks.append([])
-            room = rows_per_task
         tasks[-1].append([step.step, step.rows.tolist()])
         room -= len(step.rows)
     return [{"steps": json.dumps(task)} for task in tasks]

@@ -23,7 +23,10 @@ from mde.data.plan import WorkerStep, epoch_order, worker_steps
 from mde.data.shards import ROWS_PER_GROUP, Manifest, read_manifest
 from mde.schema import Batch
 
-ROWS_PER_TASK = 32
+TASK_BYTES = 2**24
+"""Encoded bytes of a task: about 128 MiB decoded."""
+TASKS_PER_DECODER = 4
+"""At least so many in an epoch, if it is long enough."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,15 @@ class Feed:
         return read_manifest(self.folder)
 
     @functools.cached_property
+    def num_steps(self) -> dict[str, int]:
+        """Batches of each split: the same number for all workers."""
+        counts = self.manifest.counts
+        return {s: len(self._steps(s, 0)) if counts[s] else 0 for s in ("train", "val")}
+
+    @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps in an epoch: the same for all workers."""
-        return len(self._steps("train", 0))
+        """Optimizer steps in an epoch."""
+        return self.num_steps["train"]
 
     def train(self, epoch: int) -> Iterator[tuple[Batch, float]]:
         """One shuffled, augmented epoch of (batch, weight)."""
@@ -71,13 +80,18 @@ class Feed:
         order = epoch_order(shards, ROWS_PER_GROUP, seed, epoch)
         return worker_steps(order, self.batch_size, self.rank, self.world_size)
 
+    def _rows_per_task(self, split: str, steps: list[WorkerStep]) -> int:
+        shards, rows = self.manifest.of_split(split), sum(len(step.rows) for step in steps)
+        row_bytes = sum(shard.bytes for shard in shards) / sum(shard.rows for shard in shards)
+        return min(int(TASK_BYTES / row_bytes), rows // (TASKS_PER_DECODER * self.decode_tasks))
+
     def _batches(
         self, split: str, epoch: int, augment: Augment | None
     ) -> Iterator[tuple[Batch, float]]:
         steps = self._steps(split, epoch)
         files = [self.folder / shard.file for shard in self.manifest.of_split(split)]
         decode = Decode(files, self.images, self.with_depth, augment, [self.seed, epoch])
-        tasks = pack_tasks(steps, ROWS_PER_TASK)
+        tasks = pack_tasks(steps, self._rows_per_task(split, steps))
         dataset = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
             decode,
             batch_size=1,
@@ -112,11 +126,11 @@ def _join(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def to_batch(rows: dict[str, Any]) -> Batch:
-    """Stacked arrays → a Batch; images become (B,3,H,W) and stay uint8."""
+    """Stacked arrays → a Batch; images become (B,3,H,W), channels last, and stay uint8."""
     batch: Any = {"sample_id": [str(name) for name in rows["sample_id"]]}
     for name, values in rows.items():
         if name.startswith("image"):
-            batch[name] = torch.from_numpy(np.ascontiguousarray(values.transpose(0, 3, 1, 2)))
+            batch[name] = torch.from_numpy(values.copy()).permute(0, 3, 1, 2)
         elif name == "depth":
             batch[name] = torch.from_numpy(values.copy()).unsqueeze(1)
         elif name not in ("sample_id", "step"):

@@ -30,8 +30,11 @@ def open_archive(archive: Path, work: Path) -> "Zip | Tar":
     work: folder for the index of a tar. Raises InputError when it is of another kind, damaged, or
     has a member that is refused.
     """
-    with archive.open("rb") as file:
-        head = file.read(tarfile.BLOCKSIZE)
+    try:
+        with archive.open("rb") as file:
+            head = file.read(tarfile.BLOCKSIZE)
+    except OSError as error:
+        raise InputError(f"{archive}: cannot be read: {error.strerror}") from error
     if head[:4] in (b"PK\3\4", b"PK\5\6"):
         return Zip(archive)
     gzipped = head[:2] == b"\x1f\x8b"

@@ -51,8 +51,9 @@ class Augment:
     hue: float = 0.1
 
     def __post_init__(self) -> None:
+        size = self.height, self.width
         if (self.height is None) != (self.width is None) or min(self.size or (1,)) < 1:
-            raise ValueError(f"height and width must both be positive, found {self.size}")
+            raise ValueError(f"height and width must both be positive or absent, found {size}")
         if not 0 < self.crop <= 1:
             raise ValueError(f"crop is a share of 1, found {self.crop}")
         if not self.zoom >= 1:
@@ -109,7 +110,7 @@ def load_sample(
         rng = np.random.default_rng([*key, zlib.crc32(row["sample_id"].encode())])
         K = _move(sample, K, (row["height"], row["width"]), augment, rng)
         if rng.random() < augment.flip:
-            sample = {name: np.ascontiguousarray(array[:, ::-1]) for name, array in sample.items()}
+            sample = {name: cv2.flip(array, 1) for name, array in sample.items()}
             # In the mirror the other camera is on the other side.
             K, baseline_m = flip_K(K, sample[images[0]].shape[1]), -baseline_m
         if rng.random() < augment.color:

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -54,6 +54,8 @@ def is_named_right(shard: Shard) -> bool:
 def check_names(manifest: Manifest) -> Iterator[str]:
     """Shards that the manifest gives a wrong name or lists twice."""
     names = [shard.file for shard in manifest.shards]
+    if not names:
+        yield "manifest.json: no shard in it"
     for shard in manifest.shards:
         if not is_named_right(shard):
             yield (
@@ -186,7 +188,7 @@ def _check_depth(name: str, stated: dict[str, Any], check: RowCheck) -> Iterator
         said, real = stated.get(key), found.get(key)
         if said is None and real is None:
             continue
-        if not (_is_number(said) and _is_number(real) and abs(said - real) <= tolerance):  # type: ignore[operator]
+        if not (_is_number(said) and _is_number(real) and abs(said - real) <= tolerance):
             yield f"manifest.json: statistics.{name}.{key} is {said}, found {real}"
 
 
@@ -196,5 +198,5 @@ def some(items: Collection[str]) -> str:
     return ", ".join(list(items)[:EXAMPLES]) + more
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and math.isfinite(value)

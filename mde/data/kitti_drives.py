@@ -155,8 +155,8 @@ def _numbered(
         names = _scan(raw / folder)
         for ending in endings:
             for name in names:
-                number = name.removesuffix(ending)
-                if len(number) == len(stem) and number.isdecimal() and number != name:
+                number = name[: len(stem)]
+                if name[len(stem) :] == ending and number.isascii() and number.isdecimal():
                     found.setdefault(int(number), f"{folder}/{name}")
     return found
 

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -42,7 +43,8 @@ from mde.errors import InputError
 from mde.files import read_json
 from mde.schema import SPLITS
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass
@@ -201,13 +203,13 @@ def _collect(
 
 def tabulate(found: Verification) -> Table:
     """One line for each split; of a quick check, depth and duplicates as the manifest has them."""
-    table = Table(title=f"{found.folder} · {found.manifest.source}", title_justify="left")
+    title = f"{found.folder} · {found.manifest.source}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("split")
-    for name in ("shards", "rows", "scenes", "MB"):
-        table.add_column(name, justify="right")
-    table.add_column("depth, m\nmin · mean · max", justify="right")
-    for name in ("valid\ndepth", "rejected", "duplicates"):
-        table.add_column(name, justify="right")
+    names = ("shards", "rows", "scenes", "MB", "depth in m*", "valid", "rejected", "duplicates")
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.caption = "* min · mean · max of the valid pixels"
     for name, split in found.splits.items():
         stated = found.manifest.statistics.get(name, {})
         depth = split.check.statistics.summary() if found.decoded else stated
@@ -228,7 +230,7 @@ def tabulate(found: Verification) -> Table:
 
 def _range(depth: dict[str, Any]) -> str:
     values = [depth.get(f"depth_{name}") for name in ("min", "mean", "max")]
-    return " · ".join(f"{value:.3g}" if isinstance(value, float) else "–" for value in values)
+    return " · ".join(f"{value:.2f}" if isinstance(value, float) else "–" for value in values)
 
 
 def _num_duplicates(found: Verification, split: SplitFound) -> int:

@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,18 +24,32 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm")
 # A playlist that calls itself .mp4 must not make the reader open other files.
 FORMATS = {"format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"}
 REENCODE = "encode it anew, such as with: ffmpeg -i <video> -c:v libx264 -crf 12 <new>.mp4"
+# The second: a damaged file makes the reader jump to where there is no file.
+ERRORS = (FFmpegError, OSError)
 JUMP_S = 0.5
 """A jump to a keyframe that is no more than this ahead gains nothing over decoding on, s."""
 
 
 class Place(NamedTuple):
-    """Where a frame is. pts: when it is shown. seek: the keyframe to start from.
+    """Where a frame is, in the units of the video stream.
 
-    Both in the units of the video stream.
+    pts: when it is shown. key: when the keyframe before it is shown. seek: the time to jump to, so
+    that everything that it is built upon gets decoded.
     """
 
     pts: int
+    key: int
     seek: int
+
+
+class _Packet(NamedTuple):
+    """What the index needs of a stored frame, without its bytes. seek: when to find it."""
+
+    pts: int | None
+    seek: int | None
+    is_key: bool
+    is_shown: bool
+    is_corrupt: bool
 
 
 def index_video(path: Path) -> list[Place]:
@@ -50,36 +65,46 @@ def index_video(path: Path) -> list[Place]:
             raise CodecError(detail, "unreadable video")
         # An AVI file has its list at the end, where truncation takes it; the header has a count.
         expected = stream.frames if is_avi else len(stream.index_entries)
-        count, corrupt = 0, False
-        shown: list[int] = []
-        keys: list[Place] = []
-        for packet in _packets(container, stream):
-            count += 1
-            corrupt |= packet.is_corrupt
-            if packet.is_discard:
-                continue
-            seek = _seek_time(container, packet)
-            if packet.pts is None or seek is None:
-                raise CodecError(f"frames without a time; {REENCODE}", "unreadable video")
-            shown.append(packet.pts)
-            if packet.is_keyframe:
-                keys.append(Place(packet.pts, seek))
-    if count < expected or corrupt or not _matroska_is_whole(path):
-        raise CodecError(f"truncated, {count} frames are left; copy it again", "truncated video")
-    if not shown or len(set(shown)) < len(shown):
-        detail = f"{len(shown)} frames at {len(set(shown))} different times; {REENCODE}"
+        packets = [
+            # AVI is the one of these formats that is searched by decoding time. What was cut off
+            # by an editor is marked to be discarded: decoded for the rest, but not shown.
+            _Packet(
+                p.pts, p.dts if is_avi else p.pts, p.is_keyframe, not p.is_discard, p.is_corrupt
+            )
+            for p in _packets(container, stream)
+        ]
+    damaged = any(packet.is_corrupt for packet in packets)
+    if len(packets) < expected or damaged or not _matroska_is_whole(path):
+        detail = f"truncated, {len(packets)} frames are left; copy it again"
+        raise CodecError(detail, "truncated video")
+    times = [packet.pts for packet in packets if packet.is_shown and packet.seek is not None]
+    shown = sorted({pts for pts in times if pts is not None})
+    if not shown or len(shown) < sum(packet.is_shown for packet in packets):
+        detail = f"{len(packets)} frames with {len(shown)} different times; {REENCODE}"
         raise CodecError(detail, "unreadable video")
-    return _add_keyframes(sorted(shown), sorted(keys))
+    return _find_places(shown, packets)
 
 
-def _add_keyframes(shown: list[int], keys: list[Place]) -> list[Place]:
+def _find_places(shown: list[int], packets: list[_Packet]) -> list[Place]:
+    """shown: times, sorted. packets: as they are stored."""
+    keys: list[Place] = []
+    before = last = 0
+    for pts, seek, is_key, *_ in packets:
+        if pts is None or seek is None:
+            continue
+        if is_key:
+            before, last = last, seek
+            keys.append(Place(pts, pts, seek))
+        elif keys and pts < keys[-1].pts:
+            # An open group: frames around this keyframe are built upon the group before it, too.
+            keys[-1] = keys[-1]._replace(seek=before)
+    keys.sort()
     places: list[Place] = []
-    number, seek = 0, keys[0].seek if keys else shown[0]
+    key, rest = Place(shown[0], shown[0], keys[0].seek if keys else shown[0]), deque(keys)
     for pts in shown:
-        while number < len(keys) and keys[number].pts <= pts:
-            seek = keys[number].seek
-            number += 1
-        places.append(Place(pts, seek))
+        while rest and rest[0].pts <= pts:
+            key = rest.popleft()
+        places.append(key._replace(pts=pts))
     return places
 
 
@@ -134,16 +159,17 @@ class _Reader:
         frame = self._frame
         if frame is None or frame.pts != place.pts:
             raise CodecError(f"no frame at time {place.pts} can be decoded", "unreadable frame")
-        if frame.is_corrupt or place.seek in self._damaged:
+        if frame.is_corrupt or place.key in self._damaged:
             raise CodecError(f"the frame at time {place.pts} is damaged", "unreadable frame")
         return _upright(frame)
 
     def _start(self, seek: int) -> None:
         try:
             self._container.seek(seek, stream=self._stream)
-        except FFmpegError as error:
+        except ERRORS as error:
             raise _unreadable(error) from error
         self._frames, self._frame, self._position = self._decode(), None, seek
+        self._damaged.clear()
 
     def _next(self) -> VideoFrame | None:
         self._frame = next(self._frames, None)
@@ -154,7 +180,7 @@ class _Reader:
         return self._frame
 
     def _decode(self) -> Iterator[VideoFrame]:
-        keys: list[Place] = []
+        keys: list[int] = []
         packets = self._container.demux(self._stream)
         while True:
             pts = None
@@ -164,20 +190,13 @@ class _Reader:
                     return
                 pts = packet.pts
                 if packet.is_keyframe and pts is not None:
-                    keys.append(Place(pts, _seek_time(self._container, packet) or 0))
+                    keys.append(pts)
                 frames = packet.decode()
-            except FFmpegError:
-                # What follows up to the next keyframe is built upon what is lost. Frames that
-                # are shown before a keyframe and stored after it belong to the one before.
-                lost = [key.seek for key in keys if pts is None or key.pts <= pts]
-                self._damaged.update(lost[-1:])
+            except ERRORS:
+                # What follows up to the next keyframe is built upon what is lost.
+                self._damaged.update([key for key in keys if pts is None or key <= pts][-1:])
                 continue
             yield from frames
-
-
-def _seek_time(container: InputContainer, packet: Packet) -> int | None:
-    # AVI is the one of these formats that is searched by decoding time.
-    return packet.dts if container.format.name == "avi" else packet.pts
 
 
 @contextmanager
@@ -194,7 +213,7 @@ def _open(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
             container = cast(
                 InputContainer, av.open(file, container_options=FORMATS, metadata_errors="replace")
             )
-        except FFmpegError as error:
+        except ERRORS as error:
             raise _unreadable(error) from error
         with container:
             stream = container.streams.best("video")
@@ -211,11 +230,11 @@ def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet]
     try:
         # The empty packet at the end is a mark for decoders.
         yield from (packet for packet in container.demux(stream) if packet.size)
-    except FFmpegError as error:
+    except ERRORS as error:
         raise _unreadable(error) from error
 
 
-def _unreadable(error: FFmpegError) -> CodecError:
+def _unreadable(error: FFmpegError | OSError) -> CodecError:
     return CodecError(f"not a readable video: {error.strerror}", "unreadable video")
 
 

@@ -159,6 +159,8 @@ def kitti_points() -> dict[str, np.ndarray]:
         "u100_v300_z5": point_seen_at(100, 300, 5.0),
         "outside": point_seen_at(-50, 180, 10.0),
         "behind": np.array([-10.0, 0, 0]),
+        # Before the LiDAR and behind the camera.
+        "between": point_seen_at(100, 300, -0.1),
     }
 
 
@@ -242,6 +244,7 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
 
 
 def write_kitti_date(date: Path, size: tuple[int, int]) -> None:
+    date.mkdir(parents=True, exist_ok=True)
     (date / "calib_cam_to_cam.txt").write_text(kitti_cam_to_cam(size))
     (date / "calib_velo_to_cam.txt").write_text(VELO_TO_CAM)
     (date / "calib_imu_to_velo.txt").write_text(IMU_TO_VELO)

@@ -15,7 +15,7 @@ ROOMS = [
     ["mde.errors", "mde.files", "mde.layout", "mde.schema", "mde.intrinsics", "mde.geometry"],
     ["mde.config", "mde.provenance"],
     ["mde.losses", "mde.photometric", "mde.metrics", "mde.protocols", "mde.models"],
-    ["mde.data", "mde.train", "mde.visualize"],
+    ["mde.data", "mde.train", "mde.visualize", "mde.contact_sheet"],
     ["mde.variants"],
     ["mde.evaluate", "mde.cluster", "mde.tracking", "mde.registry"],
     ["mde.report"],

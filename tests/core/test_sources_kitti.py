@@ -219,6 +219,7 @@ def test_validation_rows_have_ground_truth_where_it_is_there(kitti_copy: Path):
     assert read_row(kitti_copy, VAL_L)["gt_depth"] is None
 
 
+@pytest.mark.filterwarnings("error")
 def test_points_that_are_not_finite_are_left_out(kitti_copy: Path):
     path = kitti_copy / DRIVE_2 / "velodyne_points/data/0000000000.bin"
     points = np.fromfile(path, "<f4").reshape(-1, 4)

@@ -6,10 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ruamel.yaml import YAML
 
 from mde import geometry
 from mde.data.codecs import decode_depth, decode_image
+from mde.data.encode import Encoder
+from mde.data.frames import Rejected
 from mde.data.shards import read_manifest, read_rows
+from mde.data.sources import kitti
 from tests.conftest import PARAMS, REPOSITORY, Stage
 
 SAMPLES = REPOSITORY.parent / "shared" / "samples"
@@ -29,14 +33,20 @@ def fragment(tiny_root: Path) -> Path:
         "train": [f"{DRIVE} {i} {side}" for i in range(1, 6) for side in "lr"],
         "test": [f"{DRIVE} 8 l"],
     }
-    (tiny_root / "splits").mkdir()
     for split, lines in frames.items():
-        (tiny_root / "splits" / f"{split}_files.txt").write_text("\n".join(lines) + "\n")
-    params = PARAMS.replace("splits: data/sample/kitti/splits", "splits: splits")
-    raw = f"raw: {KITTI}\n    allow_shared_scenes: true"
-    params = params.replace("raw: data/sample/kitti", raw)
-    params = params.replace("height: 64\n    width: 128", "height: 96\n    width: 320")
-    (tiny_root / "params.yaml").write_text(params)
+        (tiny_root / f"{split}_files.txt").write_text("\n".join(lines) + "\n")
+    params = YAML(typ="safe").load(PARAMS)
+    params["datasets"]["kitti"] = {
+        "source": "kitti",
+        "raw": str(KITTI),
+        **{split: str(tiny_root / f"{split}_files.txt") for split in frames},
+        "depth": "camera_z",
+        "allow_shared_scenes": True,
+        "height": 96,
+        "width": 320,
+        "rows_per_shard": 4,
+    }
+    (tiny_root / "params.yaml").write_text(json.dumps(params))
     return tiny_root
 
 
@@ -77,13 +87,7 @@ def check_stereo_with_lidar(root: Path) -> None:
         torch.from_numpy(decode_image(row[key])).permute(2, 0, 1)[None].float() / 255  # type: ignore[literal-required]
         for key in ("image", "image_stereo")
     )
-    native = decode_depth(
-        row["gt_depth"], row["gt_height"], row["gt_width"], row["depth_scale"]  # type: ignore[arg-type]
-    )  # fmt: skip
-    height, width = row["height"], row["width"]
-    v, u = np.nonzero(native)
-    depth = np.zeros((height, width), np.float32)
-    depth[(v * height // 375), (u * width // 1242)] = native[v, u]
+    depth = decode_depth(row["depth"], row["height"], row["width"], row["depth_scale"])  # type: ignore[arg-type]
     K = torch.tensor(row["K"]).view(1, 3, 3)
     known = torch.from_numpy(depth > 0)
 
@@ -97,3 +101,35 @@ def check_stereo_with_lidar(root: Path) -> None:
     assert baseline_m == pytest.approx(0.5327, abs=1e-3)
     assert error(baseline_m) < 0.75 * error(0.0)
     assert error(baseline_m) < 0.6 * error(-baseline_m)
+
+
+@pytest.mark.parametrize("side", ["l", "r"])
+def test_annotated_depth_agrees_with_the_scan_projected_here(tmp_path: Path, side: str) -> None:
+    (tmp_path / "test.txt").write_text(f"2011_09_26/2011_09_26_drive_0001_sync 5 {side}\n")
+
+    def depth(kind: str) -> np.ndarray:
+        config = kitti.Config(
+            source="kitti",
+            raw=str(KITTI),
+            height="native",
+            width="native",
+            test=str(tmp_path / "test.txt"),
+            ground_truth=kind,  # type: ignore[arg-type]
+            annotated=str(SAMPLES / "kitti/depth"),
+        )
+        frames = kitti.list_frames(config, KITTI, tmp_path)
+        (row,) = kitti.read_frames(config, KITTI, tmp_path, frames, Encoder(None))  # type: ignore[arg-type]
+        assert not isinstance(row, Rejected), row
+        return decode_depth(row["gt_depth"], 375, 1242, row["depth_scale"])  # type: ignore[arg-type]
+
+    annotated, camera_z, velodyne_x = map(depth, ("annotated", "camera_z", "velodyne_x"))
+    assert 0.15 < (annotated > 0).mean() < 0.22
+    both = (annotated > 0) & (camera_z > 0)
+    error = np.abs(camera_z[both] / annotated[both] - 1)
+    # Eleven scans were merged for the annotated depth, and moving points taken out.
+    assert both.sum() > 0.3 * (camera_z > 0).sum()
+    assert np.median(error) < 0.01
+    assert (error < 0.05).mean() > 0.97
+    # What published numbers are computed with is longer by about the LiDAR's 0.27 m.
+    both = (annotated > 0) & (velodyne_x > 0)
+    assert 0.2 < np.median(velodyne_x[both] - annotated[both]) < 0.3

@@ -29,6 +29,8 @@ from mde.schema import SPLITS, Row
 
 SIDES = {"l": (2, 3), "r": (3, 2)}
 """Side → its camera and the other one."""
+NEVER_SCANNED = {"2011_09_26/2011_09_26_drive_0009_sync": range(177, 181)}
+"""Frames whose scans the official archives lack."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,33 +139,19 @@ def _drives_to_deal(raw: Path) -> set[str]:
 
 
 def _deal(config: Config, raw: Path, drives: dict[str, Drive]) -> dict[str, list[Entry]]:
-    """Whole drives by ratio, without the frames at their ends that cannot be complete."""
+    """All images of whole drives, by ratio."""
     entries: dict[str, list[Entry]] = {split: [] for split in SPLITS}
     splits = split_by_ratio(list(drives), config.ratios, config.seed)
     for (scene, drive), split in zip(drives.items(), splits, strict=True):
         dealt = [
             Entry(scene, frame, side)
             for side in (config.cameras if split != "test" else ("l",))
-            for frame in _inner_frames(config, split, drive, SIDES[side][0])
+            for frame in drive.images[SIDES[side][0]]
         ]
         if not dealt:
-            raise InputError(f"{raw / scene}: no frame for the {split} split; remove or mend it")
+            raise InputError(f"{raw / scene}: no image for the {split} split; remove or mend it")
         entries[split] += sorted(dealt)
     return entries
-
-
-def _inner_frames(config: Config, split: str, drive: Drive, camera: int) -> list[int]:
-    frames = sorted(drive.images[camera])
-    first, last = (frames[0], frames[-1]) if frames else (0, -1)
-    trains = split != "test"
-    first += trains and "image_prev" in config.images
-    last -= trains and "image_next" in config.images
-    needed = config.depth if trains else config.ground_truth
-    if needed == "annotated" and drive.annotated[camera]:
-        # The first and last five frames of a drive were never annotated.
-        first = max(first, min(drive.annotated[camera]))
-        last = min(last, max(drive.annotated[camera]))
-    return [frame for frame in frames if first <= frame <= last]
 
 
 def _find_frame(config: Config, split: str, entry: Entry, drive: Drive) -> Frame | Rejected:
@@ -174,8 +162,23 @@ def _find_frame(config: Config, split: str, entry: Entry, drive: Drive) -> Frame
     try:
         files = _find_files(config, split, entry, drive)
     except CodecError as error:
-        return Rejected(sample_id, split, error.reason, str(error))
+        expected = _is_by_nature(config, entry, drive, error.reason)
+        return Rejected(sample_id, split, error.reason, str(error), expected)
     return Frame(sample_id, split, entry.scene, files, SIDES[entry.side])
+
+
+def _is_by_nature(config: Config, entry: Entry, drive: Drive, reason: str) -> bool:
+    """Whether nobody has the file, so that nothing is wrong with these raw data."""
+    camera = SIDES[entry.side][0]
+    images, annotated = drive.images[camera], drive.annotated[camera]
+    if reason == "missing neighbour":
+        return entry.frame in (min(images), max(images))
+    if reason == "missing scan":
+        return entry.frame in NEVER_SCANNED.get(entry.scene, ())
+    if reason == "missing ground truth" and annotated and not config.lists:
+        # The first and last five frames of a drive; that a list names them is an error.
+        return not min(annotated) <= entry.frame <= max(annotated)
+    return reason == "no ground truth"
 
 
 def _find_files(config: Config, split: str, entry: Entry, drive: Drive) -> dict[str, str]:

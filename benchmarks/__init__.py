@@ -1,0 +1,1 @@
+"""Speed of this project against named others, as ratios within one run."""

@@ -1,0 +1,86 @@
+"""Speed of the data end: conversion, reading, formats. `python -m benchmarks.data --help`.
+
+Raw data are made from the built-in sample. Every part runs its sides in turn, A B A B …, each in
+a fresh process, and keeps all runs in a JSON; nothing is asserted. `benchmarks/README.md` says
+what is compared.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.conversion import measure_conversion, measure_slabs
+from benchmarks.loaders import measure_checksums, measure_loaders
+from benchmarks.reading import measure_kitti, measure_nyu
+from benchmarks.setup import Setup
+from mde.files import read_json, write_json
+
+PARTS: dict[str, Callable[[Setup], dict[str, Any]]] = {
+    "conversion": measure_conversion,
+    "nyu": measure_nyu,
+    "kitti": measure_kitti,
+    "loaders": measure_loaders,
+    "checksums": measure_checksums,
+    "slabs": measure_slabs,
+}
+RESULTS = Path("benchmarks/results/data.json")
+
+
+def main(
+    only: Annotated[str, typer.Option(help="Parts, with commas.")] = ",".join(PARTS),
+    runs: Annotated[int, typer.Option(min=1, help="Runs of each side.")] = 5,
+    frames: Annotated[int, typer.Option(min=64, help="NYU frames.")] = 1024,
+    triplets: Annotated[int, typer.Option(min=24, help="KITTI triplets.")] = 240,
+    work: Annotated[Path | None, typer.Option(help="Folder to keep raw data in.")] = None,
+    out: Annotated[Path, typer.Option(help="Results; other parts in it stay.")] = RESULTS,
+) -> None:
+    """Measure the data end and print the ratios."""
+    names = only.split(",")
+    if unknown := set(names) - set(PARTS):
+        raise typer.BadParameter(f"no part {', '.join(sorted(unknown))}; parts: {', '.join(PARTS)}")
+    console = Console()
+    with ExitStack() as stack:
+        folder = work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mde-bench-")))
+        folder.mkdir(parents=True, exist_ok=True)
+        setup = Setup(folder.resolve(), frames, triplets, runs, console, os.cpu_count() or 1)
+        for name in names:
+            console.print(f"[bold]{name}[/]")
+            found = PARTS[name](setup)
+            # Written after each part, so that nothing is lost when a later one fails.
+            results = read_json(out) if out.is_file() else {}
+            write_json(out, {**results, name: found})
+    results = read_json(out)
+    console.print(tabulate({name: results[name] for name in names}))
+    console.print(f"all runs: {out}", highlight=False)
+
+
+def tabulate(results: dict[str, Any]) -> Table:
+    """The ratios of some parts."""
+    table = Table(title="Samples/s, medians", title_justify="left")
+    for heading in ("what", "ours", "peer", "ratio", "of CPU", "target", "met"):
+        table.add_column(heading, justify="left" if heading == "what" else "right")
+    for part in results.values():
+        for ratio in part["ratios"]:
+            target, met = ratio["target"], ratio["met"]
+            table.add_row(
+                ratio["name"],
+                f"{ratio['ours']:.1f}",
+                f"{ratio['peer']:.1f}",
+                f"{ratio['ratio']:.2f}x",
+                f"{ratio['cpu_ratio']:.2f}x",
+                "" if target is None else f">= {target:g}x",
+                "" if met is None else "[green]yes[/]" if met else "[red]no[/]",
+            )
+        table.add_section()
+    return table
+
+
+if __name__ == "__main__":
+    typer.run(main)

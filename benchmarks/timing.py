@@ -1,0 +1,184 @@
+"""Alternating runs in fresh processes, wall and CPU time, and what is kept of a comparison.
+
+Seconds mean nothing on a shared machine, so what counts is the ratio of two sides that ran next
+to each other, and beside it the CPU time, which other people's jobs disturb less.
+"""
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+from rich.console import Console
+
+LIBRARIES = (
+    "torch", "torchvision", "ray", "pyarrow", "numpy", "opencv-python-headless", "pillow", "h5py",
+    "lz4", "scipy", "webdataset", "litdata", "mosaicml-streaming",
+)  # fmt: skip
+T = TypeVar("T")
+Run = dict[str, float]
+"""One run of one side; `samples_per_s` and `cpu_ms_per_sample` are always there."""
+
+
+def cpu_seconds() -> float:
+    """User and system time of this process and of all processes it has started, ended or not.
+
+    A local Ray cluster is among them: its processes are children of the one that started it.
+    """
+    me, total = psutil.Process(), 0.0
+    for process in [me, *me.children(recursive=True)]:
+        # One that ends meanwhile is in its parent's account next time.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system + times.children_user + times.children_system
+    return total
+
+
+def alone(function: Callable[..., T], *arguments: Any) -> T:
+    """The value of a function that ran in a fresh process, so that no run disturbs the next."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def time_call(function: Callable[[], Any], samples: int) -> Run:
+    """Time one call that handles so many samples."""
+    load, cpu, start = os.getloadavg()[0], cpu_seconds(), time.perf_counter()
+    function()
+    wall, cpu = time.perf_counter() - start, cpu_seconds() - cpu
+    return {
+        "samples_per_s": samples / wall,
+        "cpu_ms_per_sample": 1e3 * cpu / samples,
+        "wall_s": wall,
+        "samples": samples,
+        "load": load,
+    }
+
+
+def time_parts(parts: Iterable[Iterable[int]]) -> Run:
+    """Consume parts (epochs) of batches, each given as its number of samples; time all but one.
+
+    The first part only warms up. Wall time runs from the first batch of a part to its last, so it
+    is the steady state; `first_batch_s`, the median wait for a part's first batch, is told apart.
+    CPU time is that of whole parts.
+    """
+    load, waits, samples, timed, wall, cpu = os.getloadavg()[0], [], 0, 0, 0.0, 0.0
+    for number, part in enumerate(parts):
+        begin, first, last, cpu_before = time.perf_counter(), 0.0, 0.0, cpu_seconds()
+        for size in part:
+            last = time.perf_counter()
+            if number and first:
+                timed += size
+            first = first or last
+            samples += size if number else 0
+        if number:
+            waits.append(first - begin)
+            wall += last - first
+            cpu += cpu_seconds() - cpu_before
+    return {
+        "samples_per_s": timed / wall,
+        "cpu_ms_per_sample": 1e3 * cpu / samples,
+        "wall_s": wall,
+        "samples": timed,
+        "first_batch_s": statistics.median(waits),
+        "load": load,
+    }
+
+
+def alternate(
+    sides: Mapping[str, Callable[[], Run]], rounds: int, console: Console
+) -> dict[str, list[Run]]:
+    """Run all sides one after the other, `rounds` times."""
+    runs: dict[str, list[Run]] = {name: [] for name in sides}
+    for number in range(rounds):
+        for name, side in sides.items():
+            run = side()
+            runs[name].append(run)
+            console.print(
+                f"  round {number + 1}: {name}: {run['samples_per_s']:.1f}/s, "
+                f"{run['cpu_ms_per_sample']:.2f} ms CPU each, load {run['load']:.1f}",
+                highlight=False,
+            )
+    return runs
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times faster one side is than another.
+
+    ours, peer: samples/s, medians of all runs. ratio: median over the rounds, each of which ran
+    both sides within minutes. cpu_ratio: the same of CPU time, the peer's over ours.
+    """
+
+    name: str
+    ours_is: str
+    peer_is: str
+    ours: float
+    peer: float
+    ratio: float
+    cpu_ratio: float
+    target: float | None
+    met: bool | None
+
+
+def compare(
+    name: str, runs: dict[str, list[Run]], ours: str, peer: str, target: float | None = None
+) -> Ratio:
+    """The ratio of two sides, and whether it reaches the target."""
+    pairs = list(zip(runs[ours], runs[peer], strict=True))
+    ratio = statistics.median(a["samples_per_s"] / b["samples_per_s"] for a, b in pairs)
+    cpu_ratio = statistics.median(b["cpu_ms_per_sample"] / a["cpu_ms_per_sample"] for a, b in pairs)
+    return Ratio(
+        name=name,
+        ours_is=ours,
+        peer_is=peer,
+        ours=median_rate(runs[ours]),
+        peer=median_rate(runs[peer]),
+        ratio=ratio,
+        cpu_ratio=cpu_ratio,
+        target=target,
+        met=None if target is None else ratio >= target,
+    )
+
+
+def median_rate(runs: list[Run]) -> float:
+    """Samples/s, median of the runs."""
+    return statistics.median(run["samples_per_s"] for run in runs)
+
+
+def describe_machine() -> dict[str, Any]:
+    """CPU, cores, memory, Python and the versions of the libraries that matter here."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    versions = {}
+    for library in LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[library] = importlib.metadata.version(library)
+    return {
+        "cpu": models[0] if models else platform.processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "libraries": versions,
+    }
+
+
+def describe(ratios: list[Ratio], runs: dict[str, list[Run]], **settings: Any) -> dict[str, Any]:
+    """What is kept of one part: its ratios, both sides' single runs, and where they ran."""
+    return {
+        "ratios": [asdict(ratio) for ratio in ratios],
+        "settings": settings,
+        "runs": runs,
+        "machine": describe_machine(),
+        "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }

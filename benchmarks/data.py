@@ -5,9 +5,9 @@ a fresh process, and keeps all runs in a JSON; nothing is asserted. `benchmarks/
 what is compared.
 """
 
+import importlib
 import os
 import tempfile
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,19 +16,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.conversion import measure_conversion, measure_slabs
-from benchmarks.loaders import measure_checksums, measure_loaders
-from benchmarks.reading import measure_kitti, measure_nyu
-from benchmarks.setup import Setup
 from mde.files import read_json, write_json
 
-PARTS: dict[str, Callable[[Setup], dict[str, Any]]] = {
-    "conversion": measure_conversion,
-    "nyu": measure_nyu,
-    "kitti": measure_kitti,
-    "loaders": measure_loaders,
-    "checksums": measure_checksums,
-    "slabs": measure_slabs,
+# Imported when needed: every process that a part starts imports this file first.
+PARTS = {
+    "conversion": ("benchmarks.conversion", "measure_conversion"),
+    "nyu": ("benchmarks.reading", "measure_nyu"),
+    "kitti": ("benchmarks.reading", "measure_kitti"),
+    "loaders": ("benchmarks.loaders", "measure_loaders"),
+    "checksums": ("benchmarks.loaders", "measure_checksums"),
+    "slabs": ("benchmarks.conversion", "measure_slabs"),
 }
 RESULTS = Path("benchmarks/results/data.json")
 
@@ -42,6 +39,8 @@ def main(
     out: Annotated[Path, typer.Option(help="Results; other parts in it stay.")] = RESULTS,
 ) -> None:
     """Measure the data end and print the ratios."""
+    from benchmarks.setup import Setup
+
     names = only.split(",")
     if unknown := set(names) - set(PARTS):
         raise typer.BadParameter(f"no part {', '.join(sorted(unknown))}; parts: {', '.join(PARTS)}")
@@ -52,7 +51,8 @@ def main(
         setup = Setup(folder.resolve(), frames, triplets, runs, console, os.cpu_count() or 1)
         for name in names:
             console.print(f"[bold]{name}[/]")
-            found = PARTS[name](setup)
+            module, function = PARTS[name]
+            found = getattr(importlib.import_module(module), function)(setup)
             # Written after each part, so that nothing is lost when a later one fails.
             results = read_json(out) if out.is_file() else {}
             write_json(out, {**results, name: found})

@@ -25,8 +25,8 @@ from mde.files import fresh_folder
 ROOMS = SampleConfig(rooms=8, frames_per_room=4)
 DRIVES = SampleConfig(drives=2, frames_per_drive=12)
 FRAMES_PER_SCENE = 64
-KINECT_STEPS = 16 * 348.0
-"""Filled depth has about 16 values for each of the Kinect's own, which are z² / 348 m apart."""
+KINECT_STEPS = 8 * 348.0
+"""Filled depth has about 8 values for each of the Kinect's own, which are z² / 348 m apart."""
 ROOM_NOISE, STREET_NOISE = 0.5, 1.5
 """Grey levels."""
 MAT_CHUNK = (40, 30)
@@ -96,9 +96,8 @@ def make_mat(work: Path, images: int) -> Path:
     depth = np.stack([depth.T for _, depth in rooms])
     options = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
     with fresh_folder(out) as draft, h5py.File(draft / MAT, "w") as file:
-        for name, array in {"images": rgb, "depths": depth, "rawDepths": depth}.items():
-            chunks = (images, 1, *MAT_CHUNK)[: array.ndim] if name == "images" else None
-            chunks = chunks or (images, *MAT_CHUNK)
+        for name, array in (("images", rgb), ("depths", depth), ("rawDepths", depth)):
+            chunks = (images, 1, *MAT_CHUNK) if name == "images" else (images, *MAT_CHUNK)
             file.create_dataset(name, data=array, chunks=chunks, **options)
         codes = np.array([[ord(letter)] for letter in "room_0001"], np.uint16)
         name_of_all = file.create_dataset("#refs#/a", data=codes)
@@ -113,7 +112,7 @@ def vary_room(
     """Another frame out of a rendered one: (H,W,3) and (H,W) m, shifted, mirrored, with noise."""
     rng = np.random.default_rng([1, number])
     shift = (int(rng.integers(-60, 61)), int(rng.integers(640)))
-    image, depth = (np.roll(array, shift, (0, 1)) for array in (image, depth))
+    image, depth = np.roll(image, shift, (0, 1)), np.roll(depth, shift, (0, 1))
     if rng.random() < 0.5:
         image, depth = image[:, ::-1], depth[:, ::-1]
     steps = np.maximum(1, np.round(KINECT_STEPS / depth))
@@ -143,8 +142,8 @@ def _write_h5(path: Path, base: Path, number: int) -> None:
 def _write_street(path: Path, original: Path, copy: int) -> None:
     # The same shift for a whole drive keeps its motion.
     rng = np.random.default_rng([2, copy, int(original.stem)])
-    image: Any = np.roll(cv2.imread(str(original)), 97 * copy, 1)  # type: ignore[arg-type]
-    noisy = _add_noise(image, STREET_NOISE, rng)
+    image: Any = cv2.imread(str(original))
+    noisy = _add_noise(np.roll(image, 97 * copy, 1), STREET_NOISE, rng)
     cv2.imwrite(str(path), noisy, [cv2.IMWRITE_PNG_COMPRESSION, 3])
 
 

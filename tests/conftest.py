@@ -28,7 +28,9 @@ datasets:
   kitti:
     source: kitti
     raw: data/sample/kitti
-    splits: data/sample/kitti/splits
+    train: splits/train_files.txt
+    val: splits/val_files.txt
+    test: splits/test_files.txt
     height: 64
     width: 128
     rows_per_shard: 4

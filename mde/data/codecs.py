@@ -1,6 +1,6 @@
 """Image and depth bytes ↔ arrays, with the precision stated.
 
-Images are stored as JPEG, quality 95, 4:2:0 (about 42 dB), or lossless as WebP. Depth is stored as
+Images are stored as JPEG, quality 95, 4:2:0, or lossless as WebP. Depth is stored as
 uint16 codes in lz4, with an error of at most half a code (0.5 mm for NYUv2, 1/512 m for KITTI), or
 lossless as float32 in lz4. Range is checked, never wrapped.
 """

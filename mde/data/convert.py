@@ -212,7 +212,8 @@ def _finish(
         shards=[Shard(**record["shard"]) for record in records if record["shard"]],
         rejected=rejected,
         duplicates=find_duplicates(
-            (r["split"], *item) for r in records for item in r["digests"].items()
+            ((r["split"], *item) for r in records for item in r["digests"].items()),
+            job.config.allow_duplicates,
         ),
         statistics={split: part.summary() for split, part in statistics.items()},
         precision=precision(job.config.lossless, merge(map(asdict, statistics.values()))),
@@ -257,8 +258,13 @@ def precision(lossless: bool, statistics: Statistics) -> dict[str, Any]:
 
 def _portable(config: SourceConfig) -> dict[str, Any]:
     # Where the raw files lay, and what was tolerated, is not part of what the dataset is.
-    content = asdict(config)
-    return {key: value for key, value in content.items() if key not in ("raw", "max_rejected")}
+    content = {
+        key: value for key, value in asdict(config).items() if key not in ("raw", "max_rejected")
+    }
+    return {
+        key: Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+        for key, value in content.items()
+    }
 
 
 @contextmanager

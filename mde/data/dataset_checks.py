@@ -142,7 +142,8 @@ def _check_duplicates(manifest: Manifest, splits: dict[str, SplitFound]) -> Iter
         for sample in split.samples
     ]
     try:
-        found = {tuple(sorted(names)) for names in find_duplicates(images)}
+        allowed = bool(manifest.config.get("allow_duplicates", False))
+        found = {tuple(sorted(names)) for names in find_duplicates(images, allowed)}
     except InputError as error:
         yield str(error)
         return

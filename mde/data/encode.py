@@ -136,17 +136,12 @@ class Encoder:
                 detail = f"{name} has {other.native} px, the image has {image.native}"
                 raise CodecError(detail, "images of two sizes")
         scale = LOSSLESS if self.lossless else depth_scale
-        for name, given in (("depth", depth), ("ground truth", gt)):
-            if given is not None:
-                self._check(name, given)
         stored = None
         if depth is not None:
-            resize = shrink_sparse_depth if sparse else resize_depth
-            stored = resize(depth, size)
-        depth_bytes = None if stored is None else self._depth(stored, scale)
-        gt_bytes = None if gt is None else self._depth(gt, scale)
-        if gt is not None or stored is not None:
-            self._count(gt if stored is None else stored)
+            stored = (shrink_sparse_depth if sparse else resize_depth)(depth, size)
+        depth_bytes, kept = self._depth("depth", depth, stored, scale)
+        gt_bytes, kept_gt = self._depth("ground truth", gt, gt, scale)
+        self._count(kept if kept is not None else kept_gt)
         for given in (depth, gt):
             self._count_invalid(given)
         self.statistics.rows += 1
@@ -170,30 +165,39 @@ class Encoder:
             "gt_width": gt_size[1],
         }
 
-    def _depth(self, depth: NDArray[np.float32], scale: float) -> bytes:
-        data = encode_depth(depth, scale)
-        valid = np.isfinite(depth) & (depth > 0)
-        back = decode_depth(data, depth.shape[0], depth.shape[1], scale)
-        error = float(np.abs(back[valid] - depth[valid]).max(initial=0))
+    def _depth(
+        self,
+        name: str,
+        given: NDArray[np.float32] | None,
+        stored: NDArray[np.float32] | None,
+        scale: float,
+    ) -> tuple[bytes | None, NDArray[np.float32] | None]:
+        """Bytes of a depth map, and what they decode to."""
+        if given is None or stored is None:
+            return None, None
+        data = encode_depth(stored, scale)
+        back = decode_depth(data, stored.shape[0], stored.shape[1], scale)
+        if not back.any():
+            found = {
+                "NaN": np.isnan(given).sum(),
+                "infinite": np.isinf(given).sum(),
+                "negative": (given < 0).sum(),
+                "zero": (given == 0).sum(),
+            }
+            pixels = ", ".join(f"{count} {kind}" for kind, count in found.items() if count)
+            raise CodecError(
+                f"{name} without a valid pixel: {pixels or 'all below the smallest code'}",
+                "no valid depth",
+            )
+        valid = np.isfinite(stored) & (stored > 0)
+        error = float(np.abs(back[valid] - stored[valid]).max(initial=0))
         self.statistics.depth_error = max(self.statistics.depth_error, error)
-        return data
-
-    @staticmethod
-    def _check(name: str, depth: NDArray[np.float32]) -> None:
-        if np.any(np.isfinite(depth) & (depth > 0)):
-            return
-        found = {
-            "NaN": np.isnan(depth).sum(),
-            "infinite": np.isinf(depth).sum(),
-            "negative": (depth < 0).sum(),
-            "zero": (depth == 0).sum(),
-        }
-        pixels = ", ".join(f"{count} {kind}" for kind, count in found.items() if count)
-        raise CodecError(f"{name} without a valid pixel: {pixels}", "no valid depth")
+        return data, back
 
     def _count(self, depth: NDArray[np.float32] | None) -> None:
-        assert depth is not None
-        values = depth[np.isfinite(depth) & (depth > 0)].astype(np.float64)
+        if depth is None:
+            return
+        values = depth[depth > 0].astype(np.float64)
         statistics = self.statistics
         statistics.depth_pixels += values.size
         statistics.depth_sum += float(values.sum())

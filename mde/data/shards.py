@@ -148,22 +148,25 @@ def image_digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
-def find_duplicates(images: Iterable[tuple[str, str, str]]) -> list[list[str]]:
+def find_duplicates(
+    images: Iterable[tuple[str, str, str]], allow_across: bool = False
+) -> list[list[str]]:
     """Groups of samples with the same image, of (split, sample_id, digest).
 
-    Raises InputError when such samples are in two splits.
+    Raises InputError when such samples are in two splits, unless `allow_across`.
     """
     groups: dict[str, list[tuple[str, str]]] = {}
     for split, sample_id, digest in images:
         groups.setdefault(digest, []).append((split, sample_id))
     same = [group for group in groups.values() if len(group) > 1]
     leaks = [group for group in same if len({split for split, _ in group}) > 1]
-    if leaks:
+    if leaks and not allow_across:
         examples = "; ".join(
             " = ".join(f"{split} {sample_id}" for split, sample_id in group) for group in leaks[:5]
         )
         raise InputError(
-            f"{len(leaks)} images are in more than one split: {examples}; take them out of one"
+            f"{len(leaks)} images are in more than one split: {examples}; take them out of one, "
+            "or set allow_duplicates: true"
         )
     return [[sample_id for _, sample_id in group] for group in same]
 

@@ -127,7 +127,7 @@ def _check_end(archive: Path, size: int, expanded: int) -> None:
     with archive.open("rb") as file:
         file.seek(max(0, size - 4))
         stated = int.from_bytes(file.read(), "little")
-    if False:
+    if stated != expanded % 2**32:
         raise InputError(
             f"{archive}: it expands to {expanded} bytes, its end says {stated} (modulo 2^32): it "
             "is truncated, or consists of several gzip files; download it or compress it again"

@@ -1,15 +1,20 @@
 """The feed on a real Ray: every row once, in the plan's order, with checksums verified."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import ray
 
-from mde.cluster.convert import convert
+from mde.cluster.convert import run_on_ray
+from mde.cluster.decode import pack_tasks
 from mde.cluster.feed import Feed, regroup
+from mde.cluster.read_ahead import ReadAhead
 from mde.cluster.session import ClusterConfig, check_resources, find_input_error
 from mde.data.augment import Augment
+from mde.data.convert import convert, run_one_by_one
+from mde.data.plan import WorkerStep
 from mde.data.shards import read_manifest
 from mde.data.sources import get_source
 from mde.errors import InputError
@@ -18,18 +23,22 @@ from tests.conftest import flip_a_bit
 pytestmark = pytest.mark.cluster
 
 
+CONFIG = get_source("kitti").Config(
+    source="kitti",
+    raw="data/sample/kitti",
+    train="splits/train_files.txt",  # type: ignore[call-arg]
+    val="splits/val_files.txt",
+    test="splits/test_files.txt",
+    height=32,
+    width=96,
+    rows_per_shard=3,
+)
+
+
 @pytest.fixture(scope="module")
 def shards(tiny_sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = get_source("kitti").Config(
-        source="kitti",
-        raw="data/sample/kitti",
-        splits="data/sample/kitti/splits",  # type: ignore[call-arg]
-        height=32,
-        width=96,
-        rows_per_shard=3,
-    )
     out = tmp_path_factory.mktemp("shards") / "kitti"
-    convert(config, tiny_sample, out)
+    convert(CONFIG, tiny_sample, out, run_on_ray)
     return out
 
 
@@ -79,16 +88,33 @@ def test_a_flipped_bit_in_a_shard_stops_the_epoch(shards: Path, tmp_path: Path) 
     assert shard.file in str(found)
 
 
-def test_conversion_gives_the_same_bytes_again(
+def test_ray_and_one_process_write_the_same_bytes(
     shards: Path, tiny_sample: Path, tmp_path: Path
 ) -> None:
-    manifest = read_manifest(shards)
-    config = get_source("kitti").Config(
-        **manifest.config, raw="data/sample/kitti", splits="data/sample/kitti/splits"
-    )
-    convert(config, tiny_sample, tmp_path / "again")
-    again = {p.name: p.read_bytes() for p in (tmp_path / "again").iterdir()}
-    assert again == {p.name: p.read_bytes() for p in shards.iterdir()}
+    convert(CONFIG, tiny_sample, tmp_path / "alone", run_one_by_one)
+    alone = {p.name: p.read_bytes() for p in (tmp_path / "alone").iterdir()}
+    assert alone == {p.name: p.read_bytes() for p in shards.iterdir()}
+
+
+def test_reading_ahead_gives_the_same_epochs_from_any_first_one(shards: Path) -> None:
+    def names(batches) -> list[list[str]]:
+        return [batch["sample_id"] for batch, _ in batches]
+
+    expected = [names(feed(shards).train(epoch)) for epoch in range(3)]
+    held_out = names(feed(shards).val())
+    assert held_out
+    for first in (0, 1):
+        ahead = ReadAhead(feed(shards), epochs=3, depth=1)
+        for epoch in range(first, 3):
+            assert names(ahead.train(epoch)) == expected[epoch]
+            assert names(ahead.val()) == held_out
+
+
+def test_tasks_grow_and_hold_every_step_once() -> None:
+    steps = [WorkerStep(i, np.full((4, 3), i), 1.0) for i in range(60)]
+    tasks = [json.loads(task["steps"]) for task in pack_tasks(steps, 64)]
+    assert [step for task in tasks for step, _ in task] == list(range(60))
+    assert [4 * len(task) for task in tasks] == [16, 32, 64, 64, 64]
 
 
 def test_regroup_cuts_blocks_at_steps() -> None:

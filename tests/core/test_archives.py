@@ -345,15 +345,17 @@ def test_a_tar_cut_between_two_members_is_not_taken_for_a_shorter_one(open_packe
             open_packed(data)
 
 
-@pytest.mark.parametrize("cut", [1, 4, 8, 20])
-@pytest.mark.parametrize("count", [6, 150])
+@pytest.mark.parametrize("cut", [1, 8, 20])
+@pytest.mark.parametrize("padding", [0, 2**20])
 def test_a_tar_gz_that_lacks_its_checksum_is_refused(
-    open_packed, monkeypatch: pytest.MonkeyPatch, cut: int, count: int
+    open_packed, monkeypatch: pytest.MonkeyPatch, cut: int, padding: int
 ):
-    # rapidgzip itself notices it in the first of its chunks only.
+    # rapidgzip itself does not notice it in its later chunks.
     monkeypatch.setattr(tar_index, "CHUNK", 64 * 1024)
+    whole = gzip.compress(pack(make_files(150), "tar") + bytes(padding))
+    open_packed(whole)
     with pytest.raises(InputError, match=r"archive: .*(truncated|damaged)"):
-        open_packed(pack(make_files(count), "tar.gz")[:-cut])
+        open_packed(whole[:-cut])
 
 
 def test_a_damaged_header_is_not_taken_for_the_end_of_a_tar(open_packed):

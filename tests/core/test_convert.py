@@ -186,6 +186,11 @@ def test_the_same_image_in_two_splits_is_refused_and_within_one_it_is_reported(
         mat["images"][4] = mat["images"][0]
     with pytest.raises(InputError, match=r"1 images are in more than one split: .*nyu_0005"):
         convert(config, Path("/"), tmp_path / "nyu", run_one_by_one)
+    allowed = replace(config, allow_duplicates=True)
+    manifest = convert(allowed, Path("/"), tmp_path / "nyu", run_one_by_one)
+    assert [sorted(names) for names in manifest.duplicates] == [
+        ["nyu_0001", "nyu_0002", "nyu_0005"]
+    ]
 
 
 def test_the_manifest_states_what_the_codecs_have_changed(config, tmp_path: Path):

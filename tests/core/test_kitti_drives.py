@@ -180,6 +180,9 @@ def benchmark(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 def test_benchmark_images_are_test_rows_without_truth_and_with_their_own_intrinsics(
     benchmark: Path,
 ):
+    for frame in list_frames(benchmark, test="list.txt"):
+        assert isinstance(frame, Frame)
+        assert set(frame.files) == {"image", "intrinsics"}
     rows = read(benchmark, test="list.txt")
     for number, row in enumerate(rows):
         assert not isinstance(row, Rejected), row

@@ -18,10 +18,11 @@ from mde.data.encode import Encoder
 from mde.data.frames import Frame, Rejected, check_leaks
 from mde.data.shards import read_rows
 from mde.data.sources import folder, load_source_config
+from mde.data.video import index_video
 from mde.errors import InputError
 from mde.schema import SPLITS, Row
 
-from .test_video import damage, write_video
+from .test_video import damage, spoil_frame, write_video
 
 HEIGHT, WIDTH = 24, 32
 CAMERA = "width: 64\nheight: 48\nfx: 50.0\nfy: 51.0\ncx: 30.0\ncy: 25.0\n"
@@ -219,6 +220,13 @@ def test_a_frame_without_depth_and_depth_without_an_image_are_counted(raw: Path)
         ("depth/house/room_3/two.png", "depth without an image"),
     ]
     assert found[0].detail == "no depth/house/room_3/2 of type .png, .exr, .npy"
+
+
+def test_depth_of_an_unknown_type_is_not_the_absence_of_depth(sequence: Path):
+    for i in range(8, 13):
+        put(sequence, f"depth/a/{i}.tiff", b"?")
+    reasons = Counter(frame.reason for frame in rejected(sequence, ratios=TRAIN))
+    assert reasons == {"missing depth": 5, "unknown file type": 5}
 
 
 def test_a_file_that_is_no_image_is_counted(sequence: Path):
@@ -579,6 +587,16 @@ def test_a_video_that_cannot_be_read_is_rejected_by_its_name(video: Path):
     (bad,) = rejected(video, ratios=TRAIN)
     assert bad.reason in ("truncated video", "unreadable video")
     assert bad.detail.startswith("images/walks/lake.mp4: ")
+
+
+def test_a_frame_of_a_video_that_cannot_be_decoded_is_rejected_with_its_neighbours(video: Path):
+    path = video / "images/walks/park.MP4"
+    spoil_frame(path, index_video(path)[29])
+    found = results(video, ratios=TRAIN, images=BOTH)
+    bad = found["walks__park__000028"]
+    assert isinstance(bad, Rejected)
+    assert bad.detail.startswith("images/walks/park.MP4: ")
+    assert not isinstance(found["walks__park__000020"], Rejected)
 
 
 def test_videos_in_an_archive_are_refused(video: Path, tmp_path: Path):

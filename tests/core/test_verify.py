@@ -17,6 +17,7 @@ from mde.cli import app
 from mde.data.codecs import decode_depth, encode_depth, encode_image
 from mde.data.convert import convert, run_one_by_one
 from mde.data.frames import Rejected
+from mde.data.row_checks import IMAGES, Expected, check_row
 from mde.data.shards import (
     Manifest,
     find_duplicates,
@@ -269,7 +270,10 @@ def shard_of(content: dict, name: str) -> dict:
         (lambda c: c["counts"].update(train=23), "counts.train is 23, found 24"),
         (lambda c: c.pop("counts"), "counts.train is None, found 24"),
         (lambda c: c["statistics"].pop("val"), "statistics.val.rows is None, found 4"),
-        (lambda c: c["statistics"]["val"].update(depth_pixels=1), "val.depth_pixels is 1, found"),
+        (
+            lambda c: c["statistics"]["val"].update(depth_pixels=3071),
+            "depth_pixels is 3071, found 3072",
+        ),
         (lambda c: c["statistics"]["val"].update(depth_mean=4.0), "val.depth_mean is 4.0, found"),
         (lambda c: c["statistics"]["val"].update(depth_min=1.9), "val.depth_min is 1.9, found"),
         (lambda c: c["statistics"]["val"].update(depth_max="far"), "val.depth_max is far, found"),
@@ -382,10 +386,25 @@ def test_faults_of_one_kind_make_one_message_and_nothing_hides_the_others(datase
     assert problems[2].startswith("val-00000.parquet: image cannot be decoded: 1 row: sample_0009")
 
 
+def test_an_image_that_rows_share_is_decoded_once(make_row):
+    decoded: set[str] = set()
+    assert check_row(make_row(0), Expected(), decoded).faults == []
+    assert len(decoded) == 1
+    wrong = check_row({**make_row(0), "height": 20, "depth": None}, Expected(), decoded)
+    assert [fault.kind for _, fault in wrong.faults] == [
+        f"{name} is of another size" for name in IMAGES
+    ]
+
+
 def test_a_quick_check_decodes_nothing(dataset_with):
     folder = dataset_with(image=b"GIF89a")
     assert verify(folder, quick=True).problems == []
     assert len(verify(folder).problems) == 1
+
+
+def test_a_quick_check_notices_a_flipped_bit_and_reads_no_image(dataset: Path):
+    flip_a_bit(dataset)
+    assert "val-00000.parquet: SHA-256 differs" in one_problem(dataset, quick=True)
 
 
 # --- All rows together ------------------------------------------------------------------------

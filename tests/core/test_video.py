@@ -5,6 +5,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import PIL.Image
 import pytest
 
 from mde.data.codecs import CodecError
@@ -12,14 +13,23 @@ from mde.data.video import Place, index_video, read_video
 
 NUM_FRAMES, HEIGHT, WIDTH = 30, 48, 64
 OPEN_GROUPS = {"x264-params": "open-gop=1:log-level=none"}
-REFRESH = {"x264-params": "intra-refresh=1:log-level=none"}
+REFRESH = {"x264-params": "intra-refresh=1:bframes=0:log-level=none"}
+
+
+TEXTURE = np.random.default_rng(0).integers(-30, 31, (24, WIDTH + NUM_FRAMES, 1))
 
 
 def frame_image(i: int) -> np.ndarray:
-    """(48,64,3): grey 8 i, and a white mark at the top left."""
+    """(48,64,3): below, grey 8 i; above, a white mark on the left and a texture that moves."""
     image = np.full((HEIGHT, WIDTH, 3), 8 * i, np.uint8)
+    image[:24] = 128 + TEXTURE[:, i : i + WIDTH]
     image[:16, :16] = 255
     return image
+
+
+def level(image: np.ndarray) -> float:
+    """8 i → i."""
+    return float(image[32:, 20:].mean()) / 8
 
 
 def write_video(path: Path, codec: str = "libx264", options: dict[str, str] | None = None) -> Path:
@@ -72,7 +82,7 @@ def test_a_frame_is_the_same_wherever_reading_starts(tmp_path: Path, name, codec
     for i, place in enumerate(places):
         # In the order in which they are shown, which is not that of the file.
         assert together[i].shape == (HEIGHT, WIDTH, 3)
-        assert abs(float(together[i][20:, 20:].mean()) - 8 * i) < 4
+        assert level(together[i]) == pytest.approx(i, abs=0.4)
         assert np.array_equal(images(path, [place])[0], together[i])
     assert all(map(np.array_equal, images(path, places[3::11]), together[3::11]))
 
@@ -132,7 +142,7 @@ def test_frames_that_an_editor_cut_off_are_not_shown(tmp_path: Path, mp4: bytes)
     path = tmp_path / "a.mp4"
     path.write_bytes(data)
     found = images(path, index_video(path))
-    assert [round(float(image[20:, 20:].mean()) / 8) for image in found] == list(range(10, 30))
+    assert [round(level(image)) for image in found] == list(range(10, 30))
 
 
 @pytest.mark.parametrize(
@@ -141,7 +151,9 @@ def test_frames_that_an_editor_cut_off_are_not_shown(tmp_path: Path, mp4: bytes)
 def test_a_truncated_video_is_no_shorter_video(tmp_path: Path, name: str, codec: str):
     path = write_video(tmp_path / name, codec)
     data = path.read_bytes()
-    for keep in (0, 100, len(data) // 2, len(data) * 7 // 10):
+    with av.open(str(path)) as container:
+        between_frames = sorted(packet.pos for packet in container.demux() if packet.size)[20]
+    for keep in (0, 100, len(data) // 2, between_frames):
         path.write_bytes(data[:keep])
         with pytest.raises(CodecError) as caught:
             index_video(path)
@@ -151,6 +163,51 @@ def test_a_truncated_video_is_no_shorter_video(tmp_path: Path, name: str, codec:
 def test_h264_in_avi_is_refused_as_its_order_is_not_known(tmp_path: Path):
     with pytest.raises(CodecError, match=r"does not tell the order of h264 frames; .* ffmpeg"):
         index_video(write_video(tmp_path / "a.avi"))
+
+
+def test_damage_is_an_error_up_to_the_next_keyframe(tmp_path: Path, mp4: bytes):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(mp4)
+    places = index_video(path)
+    whole = images(path, places)
+    hit = next(place for place in places if places[0].key < place.key < place.pts)
+    spoil_frame(path, hit)
+    damaged = set()
+    for place, image, result in zip(places, whole, read_video(path, places), strict=True):
+        if isinstance(result, CodecError):
+            assert result.reason == "unreadable frame"
+            damaged.add(place)
+        else:
+            assert np.array_equal(result, image)
+    assert hit in damaged
+    assert {place.key for place in damaged} == {hit.key}
+
+
+def spoil_frame(path: Path, place: Place) -> None:
+    """Overwrite what is stored of a frame, but for its first bytes, with zeros."""
+    with av.open(str(path)) as container:
+        packets = {packet.pts: packet for packet in container.demux() if packet.size}
+    start, size = packets[place.pts].pos + 8, packets[place.pts].size - 8
+    data = path.read_bytes()
+    path.write_bytes(data[:start] + bytes(size) + data[start + size :])
+
+
+def test_a_frame_that_is_not_there_is_no_other_frame(tmp_path: Path, mp4: bytes):
+    path = tmp_path / "a.mp4"
+    path.write_bytes(mp4)
+    places = index_video(path)
+    missing = places[4]._replace(pts=places[4].pts + 1)
+    before, none, after = read_video(path, [places[4], missing, places[5]])
+    assert isinstance(none, CodecError)
+    assert (round(level(before)), round(level(after))) == (4, 5)
+
+
+def test_other_formats_are_refused_whatever_their_name(tmp_path: Path):
+    path = tmp_path / "a.mp4"
+    pages = [PIL.Image.fromarray(frame_image(i)) for i in range(3)]
+    pages[0].save(path, format="GIF", save_all=True, append_images=pages[1:])
+    with pytest.raises(CodecError, match="not a readable video"):
+        index_video(path)
 
 
 def test_a_playlist_does_not_open_other_files(tmp_path: Path, mp4: bytes):

@@ -32,7 +32,8 @@ class SourceConfig:
     height, width: stored size, px, or both `native`: as the camera gave them. lossless: WebP and
     float32 instead of JPEG and uint16. max_rejected: the share of frames above which it is an
     error. allow_shared_scenes: let a scene be in the test split and in another one, for trying
-    things on a single drive; the numbers then say nothing about new scenes.
+    things on a single drive; the numbers then say nothing about new scenes. allow_duplicates: let
+    the same image be in two splits, as black frames of videos are.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -44,6 +45,7 @@ class SourceConfig:
     rows_per_shard: int = 256
     max_rejected: float = 0.0
     allow_shared_scenes: bool = False
+    allow_duplicates: bool = False
 
     def __post_init__(self) -> None:
         for name in ("height", "width", "rows_per_shard"):

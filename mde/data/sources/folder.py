@@ -46,6 +46,7 @@ from mde.errors import InputError
 from mde.schema import SPLITS, Row
 
 STEPS = {"image_prev": -1, "image_next": 1}
+FOLDERS = {"depth": DEPTH, "image_stereo": STEREO}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +97,11 @@ def list_frames(config: Config, raw: Path, work: Path) -> list[Frame | Rejected]
     files = open_raw(raw, work)
     names = files.names()
     found, unread = find_sequences(raw, names, lambda name: index_video(_path(raw, files, name)))
-    extras = {"depth": find_by_key(raw, names, DEPTH)}
-    if "image_stereo" in config.images:
-        extras["image_stereo"] = find_by_key(raw, names, STEREO)
-    if not extras["depth"]:
-        del extras["depth"]
-    folders = [IMAGES, *(_FOLDERS[role] for role in extras)]
+    # Files of a wrong type in depth/ are a fault, not the absence of depth.
+    has_depth = any(name.startswith(f"{DEPTH}/") for name in names)
+    roles = (["depth"] if has_depth else []) + [r for r in config.images if r == "image_stereo"]
+    extras = {role: find_by_key(raw, names, FOLDERS[role]) for role in roles}
+    folders = [IMAGES, *(FOLDERS[role] for role in extras)]
     keys = {shot.key for sequence in found for shot in sequence}
     strays = find_strays(names, folders, keys, [video.sample_id for video in unread])
 
@@ -117,9 +117,6 @@ def list_frames(config: Config, raw: Path, work: Path) -> list[Frame | Rejected]
     ]
     _check_splits(config, raw, listed, {shot.scene for shots in sequences for shot in shots})
     return [*unread, *listed, *strays]
-
-
-_FOLDERS = {"depth": DEPTH, "image_stereo": STEREO}
 
 
 def _path(raw: Path, files: RawFiles, video: str) -> Path:
@@ -160,7 +157,7 @@ def _frame(
         if role == "image_stereo" and role not in needed:
             continue
         if shot.key not in file_of:
-            folder = _FOLDERS[role]
+            folder = FOLDERS[role]
             detail = f"no {folder}/{shot.key} of type {', '.join(SUFFIXES[folder])}"
             return Rejected(shot.sample_id, split, f"missing {folder}", detail)
         files[role] = file_of[shot.key]

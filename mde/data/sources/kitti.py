@@ -77,8 +77,9 @@ class Config(SourceConfig):
 
 
 def list_frames(config: Config, raw: Path, work: Path) -> list[Frame | Rejected]:
-    """The images of the split files, by split, drive, frame and side; files that lack are told.
+    """The images of the split files, by split, drive, frame and side.
 
+    Those that lack a file are Rejected; expected is a lack that all copies of KITTI share.
     Raises InputError for a split file, a drive, or a calibration that is missing or malformed.
     """
     if not raw.is_dir():
@@ -186,6 +187,9 @@ def _find_files(config: Config, split: str, entry: Entry, drive: Drive) -> dict[
     (camera, other), frame = SIDES[entry.side], entry.frame
     trains = split != "test"
     files = {"image": drive.find_image(camera, frame)}
+    if entry.scene == SELECTION:
+        # Its images are of no order.
+        return files | {"intrinsics": drive.find_intrinsics(frame)}
     places = {
         "image_prev": (camera, frame - 1, "neighbour"),
         "image_next": (camera, frame + 1, "neighbour"),
@@ -196,8 +200,6 @@ def _find_files(config: Config, split: str, entry: Entry, drive: Drive) -> dict[
     for role in config.images:
         with needed if trains else optional:
             files[role] = drive.find_image(*places[role])
-    if entry.scene == SELECTION:
-        return files | {"intrinsics": drive.find_intrinsics(frame)}
     files["calibration"] = drive.calibration
     if trains and config.depth != "none":
         files |= _find_depth("depth", config.depth, entry, drive)

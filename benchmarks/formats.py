@@ -108,7 +108,9 @@ def open_loader(
         dataset = litdata.StreamingDataset(str(folder), shuffle=True, transform=unpack)
     else:
         dataset = _open_mds(folder, decode, batch_size)
-    options: dict[str, Any] = {"persistent_workers": True} if workers else {}
+    # Linux's own way; a spawned process, as benchmarks run in, would spawn its workers too.
+    living: dict[str, Any] = {"persistent_workers": True, "multiprocessing_context": "fork"}
+    options = living if workers else {}
     return loader(
         dataset, batch_size=batch_size, num_workers=workers, collate_fn=collate,
         worker_init_fn=_one_thread, **options,
@@ -146,11 +148,13 @@ def _one_thread(worker: int) -> None:
 def collate(samples: list[dict[str, Any]]) -> Batch:
     """Samples → a batch like the feed's: images (B,3,H,W) uint8, one copy of every array."""
     batch: Any = {"sample_id": [sample["sample_id"] for sample in samples]}
-    for name in samples[0].keys() - {"sample_id"}:
+    for name, value in samples[0].items():
+        # WebDataset adds the name of the sample under a name of its own.
+        if isinstance(value, str):
+            continue
         arrays = [sample[name] for sample in samples]
+        stacked = torch.from_numpy(np.stack(arrays))
         if name.startswith("image"):
-            arrays = [array.transpose(2, 0, 1) for array in arrays]
-        elif name == "depth":
-            arrays = [array[None] for array in arrays]
-        batch[name] = torch.from_numpy(np.stack(arrays))
+            stacked = stacked.permute(0, 3, 1, 2)
+        batch[name] = stacked.unsqueeze(1) if name == "depth" else stacked
     return batch

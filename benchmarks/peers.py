@@ -140,7 +140,8 @@ def list_triplets(raw: Path) -> list[tuple[Path, Path, Path]]:
 def epochs_of(dataset: Dataset[dict[str, Tensor]], batch_size: int, workers: int, epochs: int
               ) -> Iterator[Iterator[int]]:  # fmt: skip
     """Shuffled epochs of a DataLoader whose workers live on: the sizes of the batches."""
+    # Linux's own way; a spawned process, as benchmarks run in, would spawn its workers too.
     loader = DataLoader(dataset, batch_size, shuffle=True, num_workers=workers,
-                        persistent_workers=True)  # fmt: skip
+                        persistent_workers=True, multiprocessing_context="fork")  # fmt: skip
     for _ in range(epochs):
         yield (len(batch["image"]) for batch in loader)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch.utils.data import Dataset
 
 from benchmarks import peers
@@ -80,6 +81,8 @@ def feed_of(
 
 def time_feed(feed: Feed, floats: bool = False) -> Run:
     """Time the epochs of a feed, read as training reads them, on a Ray of this process's own."""
+    # As a worker does that shares the cores with its decode tasks.
+    torch.set_num_threads(1)
     with local_ray():
         ahead = ReadAhead(feed, EPOCHS)
 

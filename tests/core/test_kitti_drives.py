@@ -12,8 +12,8 @@ import pytest
 from mde.data.codecs import decode_depth
 from mde.data.encode import Encoder
 from mde.data.frames import Frame, Rejected
-from mde.data.kitti_drives import index_drive
 from mde.data.sources import kitti
+from mde.data.sources.kitti.drives import index_drive
 from mde.errors import InputError
 from mde.schema import Row
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mde.data.kitti_lists import SELECTION, Entry, read_list
+from mde.data.sources.kitti.lists import SELECTION, Entry, read_list
 from mde.errors import InputError
 
 DRIVE = "2011_09_26/2011_09_26_drive_0002_sync"

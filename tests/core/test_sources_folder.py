@@ -18,7 +18,7 @@ from mde.data.encode import Encoder
 from mde.data.frames import Frame, Rejected, check_leaks
 from mde.data.shards import read_rows
 from mde.data.sources import folder, load_source_config
-from mde.data.video import index_video
+from mde.data.sources.folder.video import index_video
 from mde.errors import InputError
 from mde.schema import SPLITS, Row
 

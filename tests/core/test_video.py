@@ -9,7 +9,7 @@ import PIL.Image
 import pytest
 
 from mde.data.codecs import CodecError
-from mde.data.video import Place, index_video, read_video
+from mde.data.sources.folder.video import Place, index_video, read_video
 
 NUM_FRAMES, HEIGHT, WIDTH = 30, 48, 64
 OPEN_GROUPS = {"x264-params": "open-gop=1:log-level=none"}

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mde.data.codecs import CodecError
-from mde.data.kitti_calibration import Calibration
 from mde.data.raw_files import RawFiles
+from mde.data.sources.kitti.calibration import Calibration
 
 LidarDepth = Literal["camera_z", "velodyne_x"]
 DepthKind = Literal["camera_z", "velodyne_x", "annotated"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mde.data.codecs import CodecError
 from mde.data.encode import Encoder, StoredImage
-from mde.data.video import Place, read_video
+from mde.data.sources.folder.video import Place, read_video
 
 
 class VideoImages:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mde.data.codecs import CodecError
-from mde.data.kitti_calibration import CAMERAS, OF_SEQUENCE
-from mde.data.kitti_lists import SELECTION
+from mde.data.sources.kitti.calibration import CAMERAS, OF_SEQUENCE
+from mde.data.sources.kitti.lists import SELECTION
 from mde.errors import InputError
 
 IMAGES = (".png", ".jpg")

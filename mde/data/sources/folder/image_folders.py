@@ -11,11 +11,11 @@ from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mde.data.camera_file import CAMERA_FILE
 from mde.data.codecs import CodecError
-from mde.data.depth_file import DEPTH_SUFFIXES
 from mde.data.frames import Rejected
-from mde.data.video import VIDEO_SUFFIXES, Place
+from mde.data.sources.folder.camera_file import CAMERA_FILE
+from mde.data.sources.folder.depth_file import DEPTH_SUFFIXES
+from mde.data.sources.folder.video import VIDEO_SUFFIXES, Place
 from mde.errors import InputError
 
 IMAGES, DEPTH, STEREO = "images", "depth", "stereo"

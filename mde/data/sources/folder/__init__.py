@@ -23,12 +23,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mde.data.camera_file import Camera, find_cameras, read_camera, same_aspect
 from mde.data.codecs import CodecError
-from mde.data.depth_file import read_depth
 from mde.data.encode import Encoder, StoredImage
 from mde.data.frames import Frame, Rejected, check_ratios, split_by_ratio
-from mde.data.image_folders import (
+from mde.data.raw_files import Folder, RawFiles, open_raw
+from mde.data.sources import SourceConfig, cached_images
+from mde.data.sources.folder.camera_file import Camera, find_cameras, read_camera, same_aspect
+from mde.data.sources.folder.depth_file import read_depth
+from mde.data.sources.folder.image_folders import (
     DEPTH,
     IMAGES,
     STEREO,
@@ -38,10 +40,8 @@ from mde.data.image_folders import (
     find_sequences,
     find_strays,
 )
-from mde.data.raw_files import Folder, RawFiles, open_raw
-from mde.data.sources import SourceConfig, cached_images
-from mde.data.video import Place, index_video
-from mde.data.video_images import VideoImages
+from mde.data.sources.folder.video import Place, index_video
+from mde.data.sources.folder.video_images import VideoImages
 from mde.errors import InputError
 from mde.schema import SPLITS, Row
 

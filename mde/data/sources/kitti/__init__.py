@@ -1,8 +1,8 @@
 """KITTI: raw drives or odometry sequences, with LiDAR or annotated depth, by split files or dealt.
 
 A row is an image of one colour camera with, as far as asked for, the frames before and after, the
-other camera's image, and sparse depth. `mde.data.kitti_drives` says what lies where,
-`mde.data.kitti_lists` what a split file may look like.
+other camera's image, and sparse depth. `mde.data.sources.kitti.drives` says what lies where,
+`mde.data.sources.kitti.lists` what a split file may look like.
 """
 
 import contextlib
@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from mde.data.codecs import CodecError
 from mde.data.encode import Encoder, StoredImage
 from mde.data.frames import Frame, Rejected, check_ratios, split_by_ratio
-from mde.data.kitti_calibration import Calibration, read_calibration, read_intrinsics
-from mde.data.kitti_drives import Drive, check_drives, find_drives, index_drive
-from mde.data.kitti_lists import SELECTION, Entry, read_list
 from mde.data.raw_files import Folder, RawFiles
 from mde.data.sources import SourceConfig, cached_images
-from mde.data.velodyne import DEPTH_SCALE, DepthKind, read_depth
+from mde.data.sources.kitti.calibration import Calibration, read_calibration, read_intrinsics
+from mde.data.sources.kitti.drives import Drive, check_drives, find_drives, index_drive
+from mde.data.sources.kitti.lists import SELECTION, Entry, read_list
+from mde.data.sources.kitti.velodyne import DEPTH_SCALE, DepthKind, read_depth
 from mde.errors import InputError
 from mde.schema import SPLITS, Row
 
@@ -43,7 +43,7 @@ class Config(SourceConfig):
     images: the neighbours that a row holds; a train or val row must have them all, a test row
     keeps those that there are.
     ground_truth: of test rows, which must have it, and of val rows, where it is there: the LiDAR
-    scan (see `mde.data.velodyne.project_scan`), or the depth benchmark's annotated depth.
+    scan (see `velodyne.project_scan`), or the depth benchmark's annotated depth.
     depth: to train on; train and val rows must have it. annotated: the folder that holds the
     annotated depth's `train` and `val`, when it is not in raw; inside raw or absolute.
     """

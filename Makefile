@@ -13,13 +13,14 @@ repro: $(BIN)/.installed  ## raw data → shards → models → registry → rep
 	mde summary
 
 test: $(BIN)/.installed  ## everything: core, Ray, DVC and MLflow
-	pytest
+	pytest -n auto --dist loadfile tests/core
+	pytest --ignore tests/core
 
 check: $(BIN)/.installed  ## what to run before a commit: seconds
 	ruff check .
 	ruff format --check .
 	mypy
-	pytest -q tests/core
+	pytest -q -n auto --dist loadfile tests/core
 
 # The versions and hashes of requirements.lock, then this package as it stands here.
 $(BIN)/.installed: requirements.lock pyproject.toml

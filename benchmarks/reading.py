@@ -19,7 +19,8 @@ from mde.schema import Batch
 from mde.train.objectives import jitter, to_float
 
 NYU_BATCH, KITTI_BATCH = 32, 12
-KITTI_REPEAT = 5
+NYU_ROWS, KITTI_ROWS = 4096, 1920
+"""Of an epoch from shards, at least."""
 TRIPLET = ("image", "image_prev", "image_next")
 FASTDEPTH = Augment(
     height=224, width=224, crop=0.912, zoom=1.5, rotate=5.0, flip=0.5,
@@ -35,7 +36,7 @@ EPOCHS = 2
 
 def measure_nyu(setup: Setup) -> dict[str, Any]:
     """FastDepth's recipe from shards, and by a DataLoader from its .h5 files."""
-    raw, folder = make_rooms(setup.work, setup.frames), nyu_dataset(setup)
+    raw, folder = make_rooms(setup.work, setup.frames), nyu_dataset(setup, NYU_ROWS)
     feed = feed_of(folder, ("image",), True, NYU_BATCH, FASTDEPTH, setup.workers)
     files = peers.FastDepthFiles(peers.list_h5(raw))
     return _measure(setup, "NYU 224x224, .h5", 8.0, raw, feed, files)
@@ -43,7 +44,7 @@ def measure_nyu(setup: Setup) -> dict[str, Any]:
 
 def measure_kitti(setup: Setup) -> dict[str, Any]:
     """Monodepth2's triplets at 640x192 from shards, and by a DataLoader from the PNG files."""
-    raw, folder = make_drives(setup.work, setup.triplets), kitti_dataset(setup, KITTI_REPEAT)
+    raw, folder = make_drives(setup.work, setup.triplets), kitti_dataset(setup, KITTI_ROWS)
     feed = feed_of(folder, TRIPLET, False, KITTI_BATCH, MONODEPTH2, setup.workers)
     files = peers.Monodepth2Files(peers.list_triplets(raw), KITTI_STORED)
     return _measure(setup, "KITTI triplets 640x192, .png", 15.0, raw, feed, files)

@@ -46,23 +46,24 @@ def nyu_config(raw: Path, rows_per_shard: int, **keys: Any) -> SourceConfig:
     )  # fmt: skip
 
 
-def nyu_dataset(setup: Setup) -> Path:
-    """The made NYU files, converted."""
-    return _converted(setup.work, nyu_config(make_rooms(setup.work, setup.frames), 256))
+def nyu_dataset(setup: Setup, epoch_rows: int) -> Path:
+    """The made NYU files, converted; an epoch has at least so many rows.
 
-
-def kitti_dataset(setup: Setup, repeat: int) -> Path:
-    """The made KITTI triplets, converted; an epoch reads every shard `repeat` times.
-
-    Else it would be over before a steady state is reached.
+    It reads shards several times for that: else it would end before a steady state is reached.
     """
+    config = nyu_config(make_rooms(setup.work, setup.frames), 256)
+    return _repeated(_converted(setup.work, config), -(-epoch_rows // setup.frames))
+
+
+def kitti_dataset(setup: Setup, epoch_rows: int) -> Path:
+    """The made KITTI triplets, converted; an epoch has at least so many rows."""
     height, width = KITTI_STORED
     config = get_source("kitti").Config(
         source="kitti", raw=str(make_drives(setup.work, setup.triplets)), height=height,
         width=width, rows_per_shard=64, train="train_files.txt",
         images=("image_prev", "image_next"),  # type: ignore[call-arg]
     )  # fmt: skip
-    return _repeated(_converted(setup.work, config), repeat)
+    return _repeated(_converted(setup.work, config), -(-epoch_rows // setup.triplets))
 
 
 def _converted(work: Path, config: SourceConfig) -> Path:

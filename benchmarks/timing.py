@@ -64,31 +64,26 @@ def time_call(function: Callable[[], Any], samples: int) -> Run:
 
 
 def time_parts(parts: Iterable[Iterable[int]]) -> Run:
-    """Consume parts (epochs) of batches, each given as its number of samples; time all but one.
+    """Consume parts (epochs) of batches, each given as its number of samples; time the last.
 
-    The first part only warms up. Wall time runs from the first batch of a part to its last, so it
-    is the steady state; `first_batch_s`, the median wait for a part's first batch, is told apart.
-    CPU time is that of whole parts.
+    The others warm up. `samples_per_s` is the steady state: from a quarter of the part on, when
+    what had been read ahead is used up, to its end. `part_per_s` and the CPU time are of the whole
+    part, with the wait for its first batch.
     """
-    load, waits, samples, timed, wall, cpu = os.getloadavg()[0], [], 0, 0, 0.0, 0.0
-    for number, part in enumerate(parts):
-        begin, first, last, cpu_before = time.perf_counter(), 0.0, 0.0, cpu_seconds()
-        for size in part:
-            last = time.perf_counter()
-            if number and first:
-                timed += size
-            first = first or last
-            samples += size if number else 0
-        if number:
-            waits.append(first - begin)
-            wall += last - first
-            cpu += cpu_seconds() - cpu_before
+    load, begin, cpu, marks = os.getloadavg()[0], 0.0, 0.0, [(0.0, 0)]
+    for part in parts:
+        begin, cpu = time.perf_counter(), cpu_seconds()
+        marks = [(time.perf_counter(), size) for size in part]
+        cpu = cpu_seconds() - cpu
+    samples = sum(size for _, size in marks)
+    start, (end, _) = len(marks) // 4, marks[-1]
     return {
-        "samples_per_s": timed / wall,
+        "samples_per_s": sum(size for _, size in marks[start + 1 :]) / (end - marks[start][0]),
         "cpu_ms_per_sample": 1e3 * cpu / samples,
-        "wall_s": wall,
-        "samples": timed,
-        "first_batch_s": statistics.median(waits),
+        "part_per_s": samples / (end - begin),
+        "first_batch_s": marks[0][0] - begin,
+        "wall_s": end - begin,
+        "samples": samples,
         "load": load,
     }
 

@@ -252,6 +252,7 @@ def precision(lossless: bool, statistics: Statistics) -> dict[str, Any]:
         "depth": {
             "codec": "float32, lz4" if lossless else "uint16, lz4",
             "max_error_m": statistics.depth_error,
+            **({"source_step_m": statistics.source_step} if statistics.source_step else {}),
         },
     }
 

@@ -32,6 +32,7 @@ class Statistics:
 
     depth_*: over the valid pixels of what training or evaluation reads. nan, infinite, negative:
     pixels of given depth maps that were stored as 0, invalid. depth_error: largest, in m.
+    source_step: metres between two values of the raw depth, where they are coarse.
     image_mse: squared error in grey levels, summed over images_checked; image_mse_max: the worst.
     """
 
@@ -41,6 +42,7 @@ class Statistics:
     depth_min: float = float("inf")
     depth_max: float = 0.0
     depth_error: float = 0.0
+    source_step: float = 0.0
     nan: int = 0
     infinite: int = 0
     negative: int = 0
@@ -52,8 +54,9 @@ class Statistics:
     def merge(self, other: "Statistics") -> "Statistics":
         """The statistics of both."""
         merge: dict[str, Callable[[Any, Any], Any]] = {
-            "depth_min": min, "depth_max": max, "depth_error": max, "image_mse_max": max,
-        }  # fmt: skip
+            "depth_min": min,
+            **dict.fromkeys(("depth_max", "depth_error", "source_step", "image_mse_max"), max),
+        }
         return Statistics(
             **{
                 name: merge.get(name, lambda a, b: a + b)(value, getattr(other, name))
@@ -116,6 +119,7 @@ class Encoder:
         K: NDArray[np.floating],
         *,
         depth_scale: float,
+        source_step: float = 0.0,
         depth: NDArray[np.float32] | None = None,
         sparse: bool = False,
         gt: NDArray[np.float32] | None = None,
@@ -126,6 +130,7 @@ class Encoder:
 
         K: (3,3) px at the native size. depth: (H,W) m, to train on; sparse: single points, as of a
         LiDAR. gt: (H,W) m, to evaluate against, kept at its size. depth_scale: metres per code.
+        source_step: metres between two values of the raw depth, where that is coarser.
         neighbours: image_prev, image_next, image_stereo, those that there are.
         Raises CodecError when a depth has no valid pixel or is out of range.
         """
@@ -142,8 +147,10 @@ class Encoder:
         depth_bytes, kept = self._depth("depth", depth, stored, scale)
         gt_bytes, kept_gt = self._depth("ground truth", gt, gt, scale)
         self._count(kept if kept is not None else kept_gt)
-        for given in (depth, gt):
-            self._count_invalid(given)
+        self._count_invalid(depth)
+        if gt is not depth:
+            self._count_invalid(gt)
+        self.statistics.source_step = max(self.statistics.source_step, source_step)
         self.statistics.rows += 1
         gt_size = size if gt is None else gt.shape
         return {

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from mde.data import tar_index
-from mde.data.archive_checks import MAX_MEMBER
 from mde.data.codecs import CodecError
-from mde.data.raw_files import RawFiles, open_raw
+from mde.data.raw import tar_index
+from mde.data.raw.checks import MAX_MEMBER
+from mde.data.raw.files import RawFiles, open_raw
 from mde.errors import InputError
 from tests.conftest import REPOSITORY
 
@@ -154,7 +154,7 @@ def test_another_process_reads_by_the_stored_index_and_ends_cleanly(open_packed,
     open_packed(pack(make_files(), "tar.gz"))
     # Left open at the end of the process, which rapidgzip answers by abort().
     script = (
-        "import sys, pathlib; from mde.data.raw_files import open_raw\n"
+        "import sys, pathlib; from mde.data.raw.files import open_raw\n"
         "raw = open_raw(*map(pathlib.Path, sys.argv[1:]))\n"
         "[print(len(raw.read(name))) for name in raw.names()[::-1]]"
     )

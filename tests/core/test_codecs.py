@@ -18,7 +18,7 @@ from mde.data.codecs import (
     encode_depth,
     encode_image,
 )
-from mde.data.raw_files import Folder
+from mde.data.raw.files import Folder
 
 both_scales = pytest.mark.parametrize("scale", [1e-3, 1 / 256])
 

@@ -27,7 +27,7 @@ ONLY_IN = {
     "ray": ["mde.cluster"],
     "mlflow": ["mde.tracking", "mde.registry"],
     "timm": ["mde.models.encoders"],
-    "h5py": ["mde.data.sources", "mde.data.sample", "mde.data.hdf5"],
+    "h5py": ["mde.data.sources", "mde.data.sample", "mde.data.raw.hdf5"],
     "dvc": [],
 }
 # Needs torch (and safetensors for files) alone, so it runs on a box that has nothing else of ours.

@@ -19,7 +19,8 @@ from mde.schema import Row
 
 
 def test_an_unknown_source_is_refused_with_the_known_ones():
-    with pytest.raises(InputError, match="unknown source 'nyu'; known: kitti, nyu_labeled"):
+    known = "folder, kitti, nyu_h5, nyu_labeled, nyu_pairs"
+    with pytest.raises(InputError, match=f"unknown source 'nyu'; known: {known}"):
         get_source("nyu")
     assert get_source("kitti") is kitti
 
@@ -28,7 +29,7 @@ def test_an_unknown_source_is_refused_with_the_known_ones():
     "change", [{"height": 0}, {"width": -1}, {"rows_per_shard": 0}, {"max_rejected": 1.5}]
 )
 def test_a_setting_out_of_range_is_refused_by_its_name(change: dict):
-    settings = {"source": "kitti", "raw": "x", "splits": "y", "height": 8, "width": 8}
+    settings = {"source": "kitti", "raw": "x", "height": 8, "width": 8}
     with pytest.raises(ValueError, match=next(iter(change))):
         kitti.Config(**settings | change)
 
@@ -149,12 +150,11 @@ def test_nyu_frame_without_depth_is_rejected_with_the_reason(tmp_path: Path, nyu
     assert (empty.sample_id, empty.reason) == ("nyu_0003", "no valid depth")
     far = nyu_result(tmp_path, "nyu_0004")
     assert isinstance(far, Rejected)
-    assert "70.0 m is beyond" in far.reason
+    assert far.reason == "depth out of range"
+    assert "70.0 m is beyond" in far.detail
 
 
 def test_nyu_missing_files_are_named(tmp_path: Path, nyu_raw: Path):
-    with pytest.raises(InputError, match=r"nowhere: no such folder; set datasets\.<name>\.raw"):
-        nyu_frames(tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"nyu_depth_v2_labeled\.mat: no such file"):
         nyu_frames(tmp_path)
     shutil.copy(nyu_raw / nyu_labeled.MAT, tmp_path)
@@ -208,6 +208,10 @@ def too_many(mat: h5py.File) -> None:
     mat["depths"] = np.ones((2, 640, 480), np.float32)
 
 
+def doubles(mat: h5py.File) -> None:
+    mat["depths"] = np.ones((1, 640, 480), np.float64)
+
+
 def group(mat: h5py.File) -> None:
     mat.create_group("depths")
 
@@ -218,8 +222,9 @@ def group(mat: h5py.File) -> None:
         (external_dataset, "'depths' points to other files; refused"),
         (virtual_dataset, "'depths' points to other files; refused"),
         (external_link, "'depths'"),
-        (swapped_axes, r"'depths' is \(1, 480, 640\), expected \(1, 640, 480\)"),
-        (too_many, r"'depths' is \(2, 640, 480\), expected \(1, 640, 480\)"),
+        (swapped_axes, r"'depths' is \(1, 480, 640\) float32, expected \(1, 640, 480\)"),
+        (too_many, r"'depths' is \(2, 640, 480\) float32, expected \(1, 640, 480\)"),
+        (doubles, r"'depths' is \(1, 640, 480\) float64, expected .* float32"),
         (group, "'depths'"),
     ],
 )
@@ -258,3 +263,31 @@ def test_nyu_damaged_splits_are_refused(nyu_raw: Path, tmp_path: Path, damage: s
         path.write_bytes(contents.get(damage, bytes(flipped)))
     with pytest.raises(InputError, match=r"splits\.mat"):
         nyu_frames(tmp_path)
+
+
+def test_nyu_damage_ends_in_an_error_for_people_a_rejection_or_a_row(tmp_path: Path):
+    with h5py.File(tmp_path / nyu_labeled.MAT, "w") as mat:
+        for key, shape in nyu_labeled.SHAPES.items():
+            values = np.full((1, *shape), 7, nyu_labeled.KINDS[key])
+            mat.create_dataset(key, data=values, compression="gzip", chunks=(1, *shape))
+        codes = np.array([[ord(letter)] for letter in "room"], np.uint16)
+        cell = mat.create_dataset("#refs#/a", data=codes).ref
+        mat.create_dataset("scenes", (1, 1), h5py.ref_dtype)[0, 0] = cell
+    whole, path = (tmp_path / nyu_labeled.MAT).read_bytes(), tmp_path / nyu_labeled.MAT
+    config = nyu_config(tmp_path, split="random", ratios=(1.0, 0.0, 0.0), height=24, width=32)
+    random, outcomes = np.random.default_rng(0), []
+    for trial in range(200):
+        data = bytearray(whole)
+        # What is not pixels lies mostly at the start.
+        end = len(data) if trial % 2 else 4096
+        place = int(random.integers(end))
+        data[place] ^= 1 << int(random.integers(8))
+        path.write_bytes(data[:place] if trial % 5 == 0 else data)
+        try:
+            frames = nyu_labeled.list_frames(config, tmp_path, tmp_path)
+            encoder = Encoder(config.size)
+            (result,) = nyu_labeled.read_frames(config, tmp_path, tmp_path, frames, encoder)
+            outcomes.append("rejected" if isinstance(result, Rejected) else "row")
+        except InputError as error:
+            outcomes.append("error" if nyu_labeled.MAT in str(error) else "nameless")
+    assert set(outcomes) == {"rejected", "row", "error"}

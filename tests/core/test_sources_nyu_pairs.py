@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from mde.data.codecs import decode_depth, decode_image
+from mde.data.convert import convert, run_one_by_one
 from mde.data.encode import Encoder
 from mde.data.frames import Frame, Rejected
 from mde.data.sources import nyu_pairs
@@ -424,3 +425,9 @@ def test_random_damage_ends_in_a_row_or_a_rejection(tmp_path: Path):
             assert np.abs(stored - codes_of(1, np.uint16) / 1000).max() <= 1e-6
             outcomes["row"] += 1
     assert min(outcomes.values()) > 10, outcomes
+
+
+def test_the_coarse_steps_of_8_bit_depth_stand_in_the_manifest(tmp_path: Path):
+    raw = write(tmp_path / "raw", dense_depth())
+    manifest = convert(config_of(raw=str(raw)), Path("/"), tmp_path / "out", run_one_by_one)
+    assert manifest.precision["depth"]["source_step_m"] == pytest.approx(10 / 255)

@@ -11,7 +11,7 @@ import scipy.io
 from mde.data.codecs import decode_depth, decode_image
 from mde.data.encode import Encoder
 from mde.data.frames import Rejected
-from mde.data.raw_files import Folder
+from mde.data.raw.files import Folder
 from mde.data.sources import nyu_labeled
 from tests.conftest import REPOSITORY
 

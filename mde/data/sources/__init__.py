@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Literal, Protocol
 from mde.config import find_section, load_params, parse_section
 from mde.data.encode import Encoder, StoredImage
 from mde.data.frames import Frame, Rejected
-from mde.data.raw_files import RawFiles
+from mde.data.raw.files import RawFiles
 from mde.errors import InputError
 from mde.schema import Row
 

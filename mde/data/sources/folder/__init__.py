@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from mde.data.codecs import CodecError
 from mde.data.encode import Encoder, StoredImage
 from mde.data.frames import Frame, Rejected, check_ratios, split_by_ratio
-from mde.data.raw_files import Folder, RawFiles, open_raw
+from mde.data.raw.files import Folder, RawFiles, open_raw
 from mde.data.sources import SourceConfig, cached_images
 from mde.data.sources.folder.camera_file import Camera, find_cameras, read_camera, same_aspect
 from mde.data.sources.folder.depth_file import read_depth

@@ -13,7 +13,7 @@ from ruamel.yaml.error import YAMLError
 
 from mde.config import parse_section
 from mde.data.codecs import CodecError
-from mde.data.raw_files import RawFiles
+from mde.data.raw.files import RawFiles
 from mde.errors import InputError
 from mde.intrinsics import resize_K
 

@@ -9,7 +9,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from mde.data.codecs import MAX_PIXELS, CodecError
-from mde.data.raw_files import RawFiles
+from mde.data.raw.files import RawFiles
 
 DEPTH_SUFFIXES = (".png", ".exr", ".npy")
 NOT_DEPTH = "not a depth image"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mde.data.codecs import CodecError
 from mde.data.encode import Encoder, StoredImage
 from mde.data.frames import Frame, Rejected, check_ratios, split_by_ratio
-from mde.data.raw_files import Folder, RawFiles
+from mde.data.raw.files import Folder, RawFiles
 from mde.data.sources import SourceConfig, cached_images
 from mde.data.sources.kitti.calibration import Calibration, read_calibration, read_intrinsics
 from mde.data.sources.kitti.drives import Drive, check_drives, find_drives, index_drive

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mde.data.codecs import CodecError
-from mde.data.raw_files import RawFiles
+from mde.data.raw.files import RawFiles
 from mde.errors import InputError
 
 CAMERAS = (2, 3)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mde.data.codecs import CodecError
-from mde.data.raw_files import RawFiles
+from mde.data.raw.files import RawFiles
 from mde.data.sources.kitti.calibration import Calibration
 
 LidarDepth = Literal["camera_z", "velodyne_x"]

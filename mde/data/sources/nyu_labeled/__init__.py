@@ -20,8 +20,8 @@ from scipy.io.matlab import MatReadError
 from mde.data.codecs import CodecError
 from mde.data.encode import Encoder
 from mde.data.frames import Frame, Rejected, check_ratios, split_by_ratio
-from mde.data.hdf5 import HDF5_ERRORS, get_dataset, open_hdf5
 from mde.data.nyu import DEPTH_SCALE, K_NYU
+from mde.data.raw.hdf5 import HDF5_ERRORS, get_dataset, open_hdf5
 from mde.data.sources import SourceConfig
 from mde.errors import InputError
 from mde.schema import Row

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import rapidgzip
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mde.data.archive_checks import MAX_RATIO
-from mde.data.tar_members import PIECE, Member, TarStream, read_members
+from mde.data.raw.checks import MAX_RATIO
+from mde.data.raw.tar_members import PIECE, Member, TarStream, read_members
 from mde.errors import InputError
 from mde.files import fresh_folder
 

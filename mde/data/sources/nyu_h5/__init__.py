@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from mde.data.codecs import CodecError
 from mde.data.encode import Encoder
 from mde.data.frames import Frame, Rejected
-from mde.data.hdf5 import HDF5_ERRORS, get_dataset, open_hdf5
 from mde.data.nyu import DEPTH_SCALE, scale_K
-from mde.data.raw_files import open_raw
+from mde.data.raw.files import open_raw
+from mde.data.raw.hdf5 import HDF5_ERRORS, get_dataset, open_hdf5
 from mde.data.sources import SourceConfig
 from mde.errors import InputError
 from mde.schema import Row

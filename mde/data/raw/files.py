@@ -79,7 +79,7 @@ def open_raw(raw: Path, work: Path) -> RawFiles:
         return Folder(raw)
     if raw.is_file():
         # Folders need no library for archives.
-        from mde.data.archives import open_archive
+        from mde.data.raw.archives import open_archive
 
         return open_archive(raw, work)
     raise InputError(f"{raw}: no such folder or archive; set datasets.<name>.raw to your raw data")

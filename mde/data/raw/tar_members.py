@@ -9,7 +9,7 @@ import tarfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mde.data.archive_checks import MAX_MEMBERS, check_name, check_size, refuse
+from mde.data.raw.checks import MAX_MEMBERS, check_name, check_size, refuse
 from mde.errors import InputError
 
 BLOCK = tarfile.BLOCKSIZE

@@ -10,10 +10,10 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from mde.data.archive_checks import MAX_MEMBERS, check_name, check_size, refuse
 from mde.data.codecs import CodecError
-from mde.data.raw_files import RawFiles
-from mde.data.tar_index import GZIP_ERRORS, find_tar_index, open_gzip
+from mde.data.raw.checks import MAX_MEMBERS, check_name, check_size, refuse
+from mde.data.raw.files import RawFiles
+from mde.data.raw.tar_index import GZIP_ERRORS, find_tar_index, open_gzip
 from mde.errors import InputError
 
 ENCRYPTED = 0x1

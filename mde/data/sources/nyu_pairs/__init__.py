@@ -21,7 +21,7 @@ from mde.data.codecs import CodecError, decode_raw_depth
 from mde.data.encode import Encoder
 from mde.data.frames import Frame, Rejected, split_by_ratio
 from mde.data.nyu import DEPTH_SCALE, scale_K
-from mde.data.raw_files import RawFiles, open_raw
+from mde.data.raw.files import RawFiles, open_raw
 from mde.data.sources import SourceConfig
 from mde.errors import InputError
 from mde.schema import SPLITS, Row
@@ -207,7 +207,7 @@ def read_frames(
 
 def _row(files: RawFiles, frame: Frame, encoder: Encoder) -> Row:
     image = files.image(frame.files["image"])
-    depth = _read_depth(files, frame.files["depth"])
+    depth, step = _read_depth(files, frame.files["depth"])
     try:
         if depth.shape != image.shape[:2]:
             detail = f"{depth.shape} px (height, width), its image has {image.shape[:2]}"
@@ -217,6 +217,7 @@ def _row(files: RawFiles, frame: Frame, encoder: Encoder) -> Row:
             encoder.image(image),
             scale_K(depth.shape),
             depth_scale=DEPTH_SCALE,
+            source_step=step,
             depth=depth,
             gt=None if frame.split == "train" else depth,
         )
@@ -224,8 +225,8 @@ def _row(files: RawFiles, frame: Frame, encoder: Encoder) -> Row:
         raise error.about(frame.files["depth"]) from error
 
 
-def _read_depth(files: RawFiles, name: str) -> NDArray[np.float32]:
-    """Depth (H,W) in m of a PNG. Raises CodecError that names the file."""
+def _read_depth(files: RawFiles, name: str) -> tuple[NDArray[np.float32], float]:
+    """Depth (H,W) in m of a PNG, and the metres of a code. Raises CodecError that names it."""
     try:
         data = files.read(name)
         bits = data[24] if data[:8] == PNG_SIGNATURE and len(data) > 24 else None
@@ -235,4 +236,5 @@ def _read_depth(files: RawFiles, name: str) -> NDArray[np.float32]:
         codes = decode_raw_depth(data)
     except CodecError as error:
         raise error.about(name) from error
-    return codes.astype(np.float32) * np.float32(METRES_PER_CODE[bits])
+    step = METRES_PER_CODE[bits]
+    return codes.astype(np.float32) * np.float32(step), step

@@ -98,10 +98,14 @@ class RandomDepth:
 
 
 def baselines(data: Path, protocol: Protocol) -> dict[str, Predictor]:
-    """The two baselines: the training split's mean depth, and random within its depth range."""
-    statistics = read_manifest(data).statistics["train"]
-    if "depth_mean" not in statistics:
-        raise InputError(f"{data}: the training split has no depth to take the mean of")
+    """The two baselines: the training split's mean depth, and random within its depth range.
+
+    Where training rows have no depth, as in self-supervised datasets, it is the val split's.
+    """
+    of_split = read_manifest(data).statistics
+    statistics = next((of_split[s] for s in ("train", "val") if "depth_mean" in of_split[s]), None)
+    if statistics is None:
+        raise InputError(f"{data}: neither train nor val has depth to take the mean of")
     low, high = statistics["depth_min"], min(statistics["depth_max"], protocol.max_depth)
     return {
         "constant": ConstantDepth(statistics["depth_mean"]),

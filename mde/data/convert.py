@@ -245,7 +245,7 @@ def precision(lossless: bool, statistics: Statistics) -> dict[str, Any]:
     }
     return {
         "image": {
-            "codec": "webp, lossless" if lossless else f"jpeg, quality {JPEG_QUALITY}, 4:2:0",
+            "codec": "webp, lossless" if lossless else f"jpeg, quality {JPEG_QUALITY}, 4:4:4",
             "checked": statistics.images_checked,
             **psnr,
         },

@@ -1,5 +1,7 @@
 """Files that are there whole or not at all."""
 
+import errno
+import hashlib
 import json
 import os
 import shutil
@@ -9,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mde.errors import InputError
+
+DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
 
 
 @contextmanager
@@ -35,6 +39,22 @@ def replace_folder(draft: Path, path: Path) -> None:
         path.rename(old)
     draft.rename(path)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def disk_fault(error: BaseException, folder: Path) -> str | None:
+    """What is wrong with the disk of `folder`, when that is why writing to it has failed."""
+    if isinstance(error, OSError) and error.errno in DISK_FAULTS:
+        return os.strerror(error.errno)
+    # Writers in other languages say it in words, or say anything but that.
+    if code := next((code for code in DISK_FAULTS if f"(os error {code})" in str(error)), None):
+        return os.strerror(code)
+    return os.strerror(errno.ENOSPC) if shutil.disk_usage(folder).free < 2**20 else None
 
 
 def write_json(path: Path, content: Any) -> None:

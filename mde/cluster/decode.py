@@ -16,6 +16,7 @@ import pyarrow as pa
 from mde.data.augment import Augment, columns_of, load_sample
 from mde.data.plan import WorkerStep
 from mde.data.shards import read_row_group
+from mde.errors import InputError
 
 FIRST_TASK_ROWS = 16
 
@@ -62,5 +63,14 @@ class Decode:
                 samples.append(
                     load_sample(row, self.images, self.with_depth, self.augment, self.key)
                 )
-            stacked = {name: np.stack([s[name] for s in samples]) for name in samples[0]}
-            yield {"step": np.full(len(samples), step), **stacked}
+            yield {"step": np.full(len(samples), step), **_stack(samples)}
+
+
+def _stack(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    sizes = {sample["image"].shape[:2] for sample in samples}
+    if len(sizes) > 1:
+        raise InputError(
+            f"images of several sizes are in one batch: {sorted(sizes)}; set augment.height and "
+            "augment.width, or convert the dataset with a height and a width"
+        )
+    return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}

@@ -5,7 +5,7 @@ any number of workers and any order of completion. A finished task leaves its sh
 beside it; a conversion that was killed goes on from these.
 """
 
-import errno
+import functools
 import hashlib
 import json
 import math
@@ -14,7 +14,6 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,6 @@ from mde.data.frames import Frame, Rejected, check_leaks, check_rejected
 from mde.data.shards import (
     Manifest,
     Shard,
-    file_sha256,
     find_duplicates,
     image_digest,
     write_manifest,
@@ -35,7 +33,7 @@ from mde.data.shards import (
 )
 from mde.data.sources import SourceConfig, get_source
 from mde.errors import InputError
-from mde.files import replace_folder, write_json
+from mde.files import disk_fault, file_sha256, replace_folder, write_json
 from mde.schema import SPLITS, Row
 
 
@@ -93,7 +91,7 @@ def convert(config: SourceConfig, root: Path, out: Path, execute: Execute) -> Ma
         listed = get_source(config.source).list_frames(config, job.raw, job.work)
     frames = [item for item in listed if isinstance(item, Frame)]
     missing = [item for item in listed if isinstance(item, Rejected)]
-    check_rejected(missing, len(listed), config.max_rejected)
+    _check_rejected(job, missing, len(listed))
     check_leaks(frames, config.allow_shared_scenes)
     tasks = list(plan_tasks(frames, config.rows_per_shard))
     records = _collect(job, tasks, execute)
@@ -160,8 +158,16 @@ def _fingerprint(job: Job, task: Task) -> str:
     names = {name for frame in task.frames for name in frame.files.values()}
     paths = [job.raw / name for name in sorted(names)] if job.raw.is_dir() else [job.raw]
     stats = [(s.st_size, s.st_mtime_ns) if (s := _stat(path)) else None for path in paths]
-    content = [_portable(job.config), [asdict(frame) for frame in task.frames], stats]
+    frames = [asdict(frame) for frame in task.frames]
+    content = [_portable(job.config), frames, stats, _code_sha256()]
     return hashlib.sha256(json.dumps(content, default=str).encode()).hexdigest()
+
+
+@functools.cache
+def _code_sha256() -> str:
+    # Shards of two versions of this code do not get into one dataset.
+    files = sorted(Path(__file__).parent.rglob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def _stat(path: Path) -> os.stat_result | None:
@@ -202,7 +208,7 @@ def _finish(
     job: Job, missing: list[Rejected], total: int, records: list[dict[str, Any]]
 ) -> Manifest:
     rejected = [*missing, *(Rejected(**frame) for r in records for frame in r["rejected"])]
-    check_rejected(rejected, total, job.config.max_rejected)
+    _check_rejected(job, rejected, total)
     statistics = {
         split: merge([r["statistics"] for r in records if r["split"] == split]) for split in SPLITS
     }
@@ -229,9 +235,18 @@ def _finish(
     return manifest
 
 
+def _check_rejected(job: Job, rejected: list[Rejected], total: int) -> None:
+    try:
+        check_rejected(rejected, total, job.config.max_rejected)
+    except InputError as error:
+        path = job.draft / "rejected.json"
+        write_json(path, [asdict(frame) for frame in rejected])
+        raise InputError(f"{error}\nAll of them: {path}") from None
+
+
 def merge(parts: Iterable[dict[str, Any]]) -> Statistics:
     """The statistics of all parts, in their order."""
-    return reduce(Statistics.merge, (Statistics(**part) for part in parts), Statistics())
+    return functools.reduce(Statistics.merge, (Statistics(**part) for part in parts), Statistics())
 
 
 def precision(lossless: bool, statistics: Statistics) -> dict[str, Any]:
@@ -273,10 +288,11 @@ def _disk_errors(job: Job) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+        fault = disk_fault(error, job.draft if job.draft.exists() else job.draft.parent)
+        if fault is None:
             raise
         finished = len(list(job.work.glob("*.json")))
         raise InputError(
-            f"{job.draft}: {os.strerror(error.errno)}; {finished} finished shards stay there: "
+            f"{job.draft}: {fault}; {finished} finished shards stay there: "
             "make room and start again to go on from them, or delete the folder"
         ) from error

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from mde.data.frames import Rejected
 from mde.errors import InputError
-from mde.files import read_json, write_json
+from mde.files import file_sha256, read_json, write_json
 from mde.schema import SCHEMA_VERSION, SPLITS, Row
 
 ROWS_PER_GROUP = 16
@@ -135,12 +135,6 @@ def read_manifest(folder: Path) -> Manifest:
         return Manifest(shards=shards, rejected=rejected, **content)
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: not a manifest ({error}); convert the data again") from error
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def image_digest(data: bytes) -> str:

@@ -3,7 +3,6 @@
 A folder with `state.json` is whole; it holds the SHA-256 of the other files.
 """
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -14,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mde.errors import InputError
-from mde.files import read_json
+from mde.files import disk_fault, file_sha256, read_json
 
 FORMAT = 1
+FILES = ("model.safetensors", "optimizer.pt")
 
 
 def save_checkpoint(
@@ -26,13 +26,31 @@ def save_checkpoint(
 
     optimizer: state dicts, of tensors and plain values. state: anything JSON, such as epoch, step,
     variant, git commit and data hash.
+    Raises InputError when the disk is full; nothing of the checkpoint is left in the folder then.
     """
+    try:
+        _write(folder, module, optimizer, state)
+    except Exception as error:
+        fault = disk_fault(error, folder)
+        for name in (*FILES, "state.json.tmp"):
+            (folder / name).unlink(missing_ok=True)
+        if fault is None:
+            raise
+        raise InputError(
+            f"{folder}: {fault}: the checkpoint could not be written; those before it are whole. "
+            "Make room and start again"
+        ) from error
+
+
+def _write(
+    folder: Path, module: nn.Module, optimizer: dict[str, Any], state: dict[str, Any]
+) -> None:
     tensors = {
         name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()
     }
     save_file(tensors, folder / "model.safetensors")
     torch.save(optimizer, folder / "optimizer.pt")
-    files = {name: file_sha256(folder / name) for name in ("model.safetensors", "optimizer.pt")}
+    files = {name: file_sha256(folder / name) for name in FILES}
     draft = folder / "state.json.tmp"
     draft.write_text(json.dumps({"format": FORMAT, **state, "sha256": files}, indent=2))
     os.replace(draft, folder / "state.json")
@@ -79,9 +97,3 @@ def _fill(module: nn.Module, tensors: dict[str, Tensor], folder: Path) -> None:
         module.load_state_dict(tensors)
     except RuntimeError as error:
         raise InputError(f"{folder}: the checkpoint is of another network: {error}") from error
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from mde.cluster.convert import convert
 from mde.cluster.fit import FitJob, fit
 from mde.cluster.session import ClusterConfig
+from mde.data.convert import convert, run_one_by_one
 from mde.data.sources import load_source_config
 from mde.errors import InputError
 from mde.train.checkpoint import read_state
@@ -21,7 +21,8 @@ pytestmark = pytest.mark.cluster
 @pytest.fixture
 def job(tiny_root: Path) -> FitJob:
     params = tiny_root / "params.yaml"
-    convert(load_source_config(params, "nyu_labeled"), tiny_root, tiny_root / "shards")
+    config = load_source_config(params, "nyu_labeled")
+    convert(config, tiny_root, tiny_root / "shards", run_one_by_one)
     variant = load_variant(params, "resfpn-resnet18")
     cluster = ClusterConfig(num_workers=1)
     return FitJob(variant, tiny_root / "shards", cluster, {"variant": variant.as_dict()})

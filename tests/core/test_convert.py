@@ -161,8 +161,11 @@ def test_a_rejected_frame_is_in_the_manifest_with_its_reason_or_stops_the_conver
         mat["depths"][3] = 0
         mat["depths"][4, :5, 0] = np.nan
     config = replace(config, raw=str(raw))
-    with pytest.raises(InputError, match="1 of 10 frames cannot be used"):
+    with pytest.raises(InputError, match="1 of 10 frames cannot be used") as error:
         convert(config, Path("/"), tmp_path / "nyu", run_one_by_one)
+    listed = tmp_path / ".nyu.partial" / "rejected.json"
+    assert str(listed) in str(error.value)
+    assert [frame["sample_id"] for frame in json.loads(listed.read_text())] == ["nyu_0004"]
     assert not (tmp_path / "nyu").exists()
     # What was done so far is used when the limit is raised.
     manifest = convert(replace(config, max_rejected=0.1), Path("/"), tmp_path / "nyu", only())

@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from mde.data.convert import convert, run_one_by_one
-from mde.data.shards import file_sha256, read_manifest, verify_shards
+from mde.data.shards import read_manifest, verify_shards
 from mde.data.sources import load_source_config
+from mde.files import file_sha256
+from mde.train.checkpoint import read_state
 from tests.conftest import PARAMS, REPOSITORY
 
 pytestmark = pytest.mark.e2e
@@ -108,37 +110,50 @@ def test_with_ray_killed_a_conversion_goes_on_from_its_finished_shards(
 
 
 ON_A_SMALL_DISK = """
-mount -t tmpfs -o size={size} tmpfs {disk} || exit 77
-cp -a {former} {disk}/nyu
-{python} -c "$0" {root} {disk}/nyu
+disk=$1 seen=$2 size=$3; shift 3
+mount -t tmpfs -o size="$size" tmpfs "$disk" || exit 77
+"$@"
 status=$?
-cp -a {disk} {seen}
+cp -a "$disk" "$seen"
 exit $status
+"""
+
+
+def run_on_small_disk(
+    tmp_path: Path, size: str, code: str, *arguments: object
+) -> tuple[subprocess.CompletedProcess[str], Path]:
+    """Run Python with a disk of `size` at tmp_path/disk; returns what it said and left there."""
+    disk, seen = tmp_path / "disk", tmp_path / "seen"
+    disk.mkdir()
+    command = ["sh", "-c", ON_A_SMALL_DISK, "sh", str(disk), str(seen), size]
+    command += [sys.executable, "-c", code, *map(str, arguments)]
+    # A mount of one's own needs no rights where user namespaces are allowed.
+    for unshare in (["unshare", "-m"], ["unshare", "-Urm"]):
+        result = subprocess.run(
+            [*unshare, *command], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
+        )
+        if seen.exists():
+            return result, seen
+    pytest.skip(f"no small disk can be mounted here: {result.stderr}")
+
+
+CONVERT_THERE = f"""
+import shutil, sys
+root, former, out = sys.argv[1:]
+shutil.copytree(former, out)
+sys.argv[1:] = [root, out]
+{CONVERT}
 """
 
 
 def test_a_full_disk_is_named_and_leaves_the_former_dataset(root: Path, tmp_path: Path) -> None:
     before = converted(root, tmp_path / "former")
-    (root / "params.yaml").write_text(PARAMS.replace("height: 64", "height: native").replace(
-        "width: 96", "width: native"
-    ))  # fmt: skip
-    disk, seen = tmp_path / "disk", tmp_path / "seen"
-    disk.mkdir()
-    script = ON_A_SMALL_DISK.format(
-        size="4m", disk=disk, seen=seen, former=tmp_path / "former", root=root,
-        python=sys.executable,
-    )  # fmt: skip
-    # A mount of one's own needs no rights where user namespaces are allowed.
-    for unshare in (["unshare", "-m"], ["unshare", "-Urm"]):
-        result = subprocess.run(
-            [*unshare, "sh", "-c", script, CONVERT],
-            cwd=REPOSITORY, capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
-        if result.returncode not in (77, 1) or "No space left" in result.stderr:
-            break
-    else:
-        pytest.skip(f"no small disk can be mounted here: {result.stderr}")
-    assert result.returncode == 1
+    params = PARAMS.replace("height: 64", "height: native").replace("width: 96", "width: native")
+    (root / "params.yaml").write_text(params)
+    result, seen = run_on_small_disk(
+        tmp_path, "4m", CONVERT_THERE, root, tmp_path / "former", tmp_path / "disk" / "nyu"
+    )
+    assert result.returncode == 1, result.stderr
     assert "Traceback" not in result.stderr
     assert "No space left on device" in result.stderr
     assert "finished shards stay there: make room and start again" in result.stderr
@@ -147,3 +162,32 @@ def test_a_full_disk_is_named_and_leaves_the_former_dataset(root: Path, tmp_path
     assert not list(draft.rglob("*.tmp"))
     assert not list(draft.rglob("*.partial"))
     assert len(finished_shards(draft)) == len(list(draft.glob("shards/*")))
+
+
+SAVE_TWO_CHECKPOINTS = """
+import sys
+from pathlib import Path
+import torch
+from mde.errors import explained
+from mde.train.checkpoint import save_checkpoint
+for epoch, width in enumerate((300, int(sys.argv[2]))):
+    network = torch.nn.Linear(width, width)
+    optimizer = torch.optim.Adam(network.parameters())
+    network(torch.ones(1, width)).sum().backward()
+    optimizer.step()
+    folder = Path(sys.argv[1]) / str(epoch)
+    folder.mkdir()
+    with explained(False):
+        save_checkpoint(folder, network, {"adam": optimizer.state_dict()}, {"epoch": epoch})
+"""
+
+
+# The second one does not fit with its weights, or only without its optimizer.
+@pytest.mark.parametrize("width", [2000, 1000])
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path, width: int) -> None:
+    result, seen = run_on_small_disk(tmp_path, "8m", SAVE_TWO_CHECKPOINTS, tmp_path / "disk", width)
+    assert result.returncode == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    assert "No space left on device: the checkpoint could not be written" in result.stderr
+    assert list((seen / "1").iterdir()) == []
+    assert read_state(seen / "0")["epoch"] == 0

@@ -15,10 +15,11 @@ from benchmarks.made_data import make_mat, make_rooms
 from benchmarks.setup import Setup, nyu_config, read_once
 from benchmarks.timing import Run, alone, alternate, compare, describe, time_call
 from mde.cluster.convert import run_on_ray
-from mde.data.convert import Execute, Job, Task, convert, run_one_by_one, run_task
+from mde.data.convert import Execute, convert, run_one_by_one
 from mde.data.encode import Encoder
 from mde.data.shards import read_manifest
 from mde.data.sources import nyu_labeled
+from mde.data.tasks import Job, Task, run_task
 
 ROWS_PER_SHARD = 32
 WARM_FRAMES = 256

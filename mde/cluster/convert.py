@@ -7,7 +7,7 @@ from typing import Any
 import ray
 
 from mde.cluster.session import connect, find_input_error
-from mde.data.convert import Job, Task, run_task
+from mde.data.tasks import Job, Task, run_task
 from mde.errors import InputError
 
 

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from mde.data.codecs import decode_image
-from mde.data.convert import Job, Task, convert, run_one_by_one, run_task
+from mde.data.convert import convert, run_one_by_one
 from mde.data.encode import Encoder
 from mde.data.frames import Frame
 from mde.data.shards import read_manifest, read_rows, verify_shards
 from mde.data.sources import nyu_labeled
+from mde.data.tasks import Job, Task, run_task
 from mde.errors import InputError
 
 
@@ -218,6 +219,15 @@ def test_raw_data_that_is_not_there_is_an_error_that_names_the_key(config, tmp_p
     missing = replace(config, raw="data/raw/nowhere")
     with pytest.raises(InputError, match=r"data/raw/nowhere: not there; set datasets\.nyu\.raw"):
         convert(missing, tmp_path, tmp_path / "nyu", run_one_by_one)
+
+
+def test_a_conversion_that_has_done_nothing_leaves_nothing(config, tmp_path: Path):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "nyu_depth_v2_labeled.mat").write_bytes(b"half a download")
+    with pytest.raises(InputError, match="15 bytes found"):
+        convert(replace(config, raw=str(raw)), Path("/"), tmp_path / "nyu", run_one_by_one)
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
 
 
 # --- A .mat whose chunks span images ----------------------------------------------------------

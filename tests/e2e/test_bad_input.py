@@ -25,8 +25,13 @@ def expect_error(result: object, root: Path, *words: str) -> None:
     message = error[error.index("error: ") :]
     for word in words:
         assert word in message, message
-    left = [path for path in (root / "data").glob("shards/**/*")]
+    left = [path for path in (root / "data").glob("shards/**/*") if not is_draft(path)]
     assert left == [], left
+
+
+def is_draft(path: Path) -> bool:
+    """Finished shards, for the next start, and the list of rejected frames are not in the way."""
+    return any(part.startswith(".") and part.endswith(".partial") for part in path.parts)
 
 
 def test_unknown_key(stage: Stage, tiny_root: Path) -> None:
@@ -47,7 +52,7 @@ def test_missing_raw_folder(stage: Stage, tiny_root: Path) -> None:
     params = PARAMS.replace("raw: data/sample/kitti", "raw: data/nowhere")
     (tiny_root / "params.yaml").write_text(params)
     expect_error(
-        stage("convert", "--dataset", "kitti"), tiny_root, "data/nowhere", "no such folder"
+        stage("convert", "--dataset", "kitti"), tiny_root, "data/nowhere", "set datasets.kitti.raw"
     )
 
 

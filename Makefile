@@ -5,7 +5,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: repro test check lock clean
+.PHONY: repro test check bench lock clean
 
 repro: $(BIN)/.installed  ## raw data → shards → models → registry → report
 	mde check
@@ -21,6 +21,10 @@ check: $(BIN)/.installed  ## what to run before a commit: seconds
 	ruff format --check .
 	mypy
 	pytest -q -n auto --dist loadfile tests/core
+
+bench: $(BIN)/.installed  ## speed against named peers: ratios, kept in benchmarks/results
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -r benchmarks/requirements.txt
+	python -m benchmarks.data
 
 # The versions and hashes of requirements.lock, then this package as it stands here.
 $(BIN)/.installed: requirements.lock pyproject.toml

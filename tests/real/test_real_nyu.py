@@ -64,3 +64,12 @@ def test_real_pairs_keep_their_depth_and_their_look(tmp_path: Path) -> None:
     truth = decode_depth(last["gt_depth"], 480, 640, last["depth_scale"])
     assert np.abs(truth - depths[-1]).max() <= 0.0005 + 1e-6
     assert 0.6 < (truth > 0).mean() < 0.8
+
+
+def test_the_official_split_counts_from_one() -> None:
+    splits = PAIRS.parents[1] / "splits" / "splits.mat"
+    train, test = nyu_labeled.read_splits(splits, 1449)
+    assert (len(train), len(test)) == (795, 654)
+    # Other projects' lists of the test images start with 00000, 00001, 00008 and 00013.
+    assert test[:4] == [0, 1, 8, 13]
+    assert sorted(train + test) == list(range(1449))

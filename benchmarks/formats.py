@@ -37,14 +37,19 @@ def train_rows(folder: Path) -> Iterator[Row]:
             yield from table.to_pylist()
 
 
-def pack(folder: Path, work: Path, rows_per_shard: int) -> dict[str, Path]:
-    """Write the training rows of a dataset in all three formats; format → its folder."""
-    writers = {"WebDataset": _to_webdataset, "LitData": _to_litdata, "MosaicML": _to_mds}
-    packed = {name: work / f"{folder.name}-{name.lower()}" for name in writers}
-    for name, write in writers.items():
-        if not packed[name].is_dir():
-            with fresh_folder(packed[name]) as draft:
-                write(train_rows(folder), draft, rows_per_shard)
+NAMES = ("WebDataset", "LitData", "MosaicML")
+
+
+def pack(
+    folder: Path, work: Path, rows_per_shard: int, names: Iterable[str] = NAMES
+) -> dict[str, Path]:
+    """Write the training rows of a dataset in other formats; format → its folder."""
+    writers = dict(zip(NAMES, (_to_webdataset, _to_litdata, _to_mds), strict=True))
+    packed = {name: work / f"{folder.name}-{name.lower()}" for name in names}
+    for name, out in packed.items():
+        if not out.is_dir():
+            with fresh_folder(out) as draft:
+                writers[name](train_rows(folder), draft, rows_per_shard)
     return packed
 
 

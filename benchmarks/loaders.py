@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks import formats
-from benchmarks.reading import EPOCHS, FASTDEPTH, NYU_BATCH, NYU_ROWS, OURS, feed_of, time_feed
+from benchmarks.peers import FASTDEPTH
+from benchmarks.reading import EPOCHS, NYU_BATCH, NYU_ROWS, OURS, feed_of, time_feed
 from benchmarks.setup import Setup, nyu_dataset, read_once
 from benchmarks.timing import (
     Run,

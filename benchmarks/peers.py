@@ -17,10 +17,20 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import ColorJitter
 from torchvision.transforms import functional as F
 
+from mde.data.augment import Augment
+
 FASTDEPTH_HEIGHT, FASTDEPTH_CROP, FASTDEPTH_SIZE = 250, (228, 304), (224, 224)
 """First resize, centre crop and size of a sample (H, W), px."""
 ZOOM, ANGLE, JITTER = 1.5, 5.0, 0.4
 NEAREST = Image.Resampling.NEAREST
+
+FASTDEPTH = Augment(
+    height=224, width=224, crop=0.912, zoom=1.5, rotate=5.0, flip=0.5,
+    color=1.0, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.0,
+)  # fmt: skip
+"""The recipe of `FastDepthFiles` as we have it."""
+MONODEPTH2 = Augment()
+"""The recipe of `Monodepth2Files`: our defaults."""
 
 
 class FastDepthFiles(Dataset[dict[str, Tensor]]):

@@ -22,12 +22,6 @@ NYU_BATCH, KITTI_BATCH = 32, 12
 NYU_ROWS, KITTI_ROWS = 4096, 1920
 """Of an epoch from shards, at least."""
 TRIPLET = ("image", "image_prev", "image_next")
-FASTDEPTH = Augment(
-    height=224, width=224, crop=0.912, zoom=1.5, rotate=5.0, flip=0.5,
-    color=1.0, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.0,
-)  # fmt: skip
-MONODEPTH2 = Augment()
-"""Its defaults are that recipe."""
 OURS, OURS_FLOAT = "mde", "mde, jittered floats"
 """As the feed gives them; and with what is the device's work done here, on the CPU."""
 EPOCHS = 2
@@ -37,7 +31,7 @@ EPOCHS = 2
 def measure_nyu(setup: Setup) -> dict[str, Any]:
     """FastDepth's recipe from shards, and by a DataLoader from its .h5 files."""
     raw, folder = make_rooms(setup.work, setup.frames), nyu_dataset(setup, NYU_ROWS)
-    feed = feed_of(folder, ("image",), True, NYU_BATCH, FASTDEPTH, setup.workers)
+    feed = feed_of(folder, ("image",), True, NYU_BATCH, peers.FASTDEPTH, setup.workers)
     files = peers.FastDepthFiles(peers.list_h5(raw))
     return _measure(setup, "NYU 224x224, .h5", 8.0, raw, feed, files)
 
@@ -45,7 +39,7 @@ def measure_nyu(setup: Setup) -> dict[str, Any]:
 def measure_kitti(setup: Setup) -> dict[str, Any]:
     """Monodepth2's triplets at 640x192 from shards, and by a DataLoader from the PNG files."""
     raw, folder = make_drives(setup.work, setup.triplets), kitti_dataset(setup, KITTI_ROWS)
-    feed = feed_of(folder, TRIPLET, False, KITTI_BATCH, MONODEPTH2, setup.workers)
+    feed = feed_of(folder, TRIPLET, False, KITTI_BATCH, peers.MONODEPTH2, setup.workers)
     files = peers.Monodepth2Files(peers.list_triplets(raw), KITTI_STORED)
     return _measure(setup, "KITTI triplets 640x192, .png", 15.0, raw, feed, files)
 

@@ -21,7 +21,7 @@ from mde.data.shards import read_manifest
 from mde.data.sources import nyu_labeled
 from mde.data.tasks import Job, Task, run_task
 
-ROWS_PER_SHARD = 32
+ROWS_PER_SHARD = 64
 WARM_FRAMES = 256
 RAY, ONE = "Ray, warm", "one process"
 RAY_COLD, POOL = "Ray with its start", "plain processes"

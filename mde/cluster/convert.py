@@ -22,8 +22,10 @@ def run_on_ray(job: Job, tasks: list[Task]) -> Iterator[dict[str, Any]]:
     def run(item: dict[str, Any]) -> dict[str, str]:
         return {"record": json.dumps(run_task(job, ray.get(shared)[item["task"]]))}
 
+    # Two to a core: one works while Ray hands out the other's next task, or its files are awaited.
+    cpus = 0.5
     items = [{"task": number} for number in range(len(tasks))]
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(run, num_cpus=1)
+    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(run, num_cpus=cpus)
     try:
         for row in dataset.iter_rows():
             yield json.loads(row["record"])

@@ -7,6 +7,7 @@ rows has an order that is a function of (seed, epoch) alone.
 
 import functools
 import itertools
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ from mde.data.augment import Augment
 from mde.data.plan import WorkerStep, epoch_order, worker_steps
 from mde.data.shards import ROWS_PER_GROUP, Manifest, read_manifest
 from mde.schema import Batch
+
+# Nothing writes to a batch, and a copy would cost as much as half of the decoding.
+warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 
 TASK_BYTES = 2**24
 """Encoded bytes of a task: about 128 MiB decoded."""
@@ -126,13 +130,16 @@ def _join(parts: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def to_batch(rows: dict[str, Any]) -> Batch:
-    """Stacked arrays → a Batch; images become (B,3,H,W), channels last, and stay uint8."""
+    """Stacked arrays → a Batch; images become (B,3,H,W), channels last, and stay uint8.
+
+    The tensors share the memory of the arrays, which may be Ray's: they are not to be written to.
+    """
     batch: Any = {"sample_id": [str(name) for name in rows["sample_id"]]}
     for name, values in rows.items():
         if name.startswith("image"):
-            batch[name] = torch.from_numpy(values.copy()).permute(0, 3, 1, 2)
+            batch[name] = torch.from_numpy(values).permute(0, 3, 1, 2)
         elif name == "depth":
-            batch[name] = torch.from_numpy(values.copy()).unsqueeze(1)
+            batch[name] = torch.from_numpy(values).unsqueeze(1)
         elif name not in ("sample_id", "step"):
             batch[name] = torch.from_numpy(values.copy())
     return batch

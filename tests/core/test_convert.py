@@ -199,7 +199,7 @@ def test_the_same_image_in_two_splits_is_refused_and_within_one_it_is_reported(
 
 def test_the_manifest_states_what_the_codecs_have_changed(config, tmp_path: Path):
     precision = convert(config, Path("/"), tmp_path / "nyu", run_one_by_one).precision
-    assert precision["image"]["codec"] == "jpeg, quality 95, 4:4:4"
+    assert precision["image"]["codec"] == "jpeg, quality 92, 4:4:4"
     assert precision["image"]["psnr_db"] > 35
     assert 0 < precision["depth"]["max_error_m"] <= 0.5e-3 + 1e-6
     exact = convert(

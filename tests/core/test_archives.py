@@ -121,6 +121,7 @@ def test_an_archive_is_known_by_its_content_not_by_its_name(open_packed, kind: s
         (gzip.compress(b""), "truncated"),
         (gzip.compress(b"short"), "truncated"),
     ],
+    ids=["empty", "bzip2", "hdf5", "gzipped html", "gzipped nothing", "gzipped text"],
 )
 def test_other_files_are_refused(open_packed, data: bytes, message: str):
     with pytest.raises(InputError, match=rf"archive: .*{message}"):

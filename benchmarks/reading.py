@@ -16,7 +16,7 @@ from mde.cluster.feed import Feed
 from mde.cluster.read_ahead import ReadAhead
 from mde.data.augment import Augment
 from mde.schema import Batch
-from mde.train.objectives import jitter, to_float
+from mde.train.objectives.images import jitter, to_float
 
 NYU_BATCH, KITTI_BATCH = 32, 12
 NYU_ROWS, KITTI_ROWS = 4096, 1920

@@ -1,8 +1,4 @@
-"""Training modes: what a step computes from a model and a batch, and the table OBJECTIVES.
-
-An objective is a module that owns the networks, so that DDP wraps one thing. It takes a Batch on
-the device and returns its loss terms, of which `loss` is differentiated.
-"""
+"""Self-supervised training: the target image is synthesized from other views."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -12,48 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mde import geometry, photometric
-from mde.losses import LOSSES
 from mde.schema import Batch
-
-
-@dataclass(frozen=True)
-class SupervisedConfig:
-    """`loss`: a name of `mde.losses.LOSSES`."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-    kind: Literal["supervised"]
-    loss: str = "l1"
-
-    def __post_init__(self) -> None:
-        if self.loss not in LOSSES:
-            raise ValueError(f"unknown loss '{self.loss}'; known: {', '.join(sorted(LOSSES))}")
-
-    @property
-    def images(self) -> tuple[str, ...]:
-        """Batch keys of the images that it needs."""
-        return ("image",)
-
-
-class Supervised(nn.Module):
-    """Depth regression; the loss is taken at the ground truth's size.
-
-    The batch needs `image`, `color_matrix` and `depth` (m, 0 = invalid).
-    """
-
-    def __init__(self, config: SupervisedConfig, model: nn.Module, pose: nn.Module | None) -> None:
-        super().__init__()
-        self.model: Any = model
-        self.loss = LOSSES[config.loss]
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Returns `loss`."""
-        native = self.model(jitter(to_float(batch["image"]), batch["color_matrix"]))[0]
-        with torch.autocast(native.device.type, enabled=False):
-            depth = self.model.native_to_depth(native.float())
-            target = batch["depth"]
-            # Upsampled, so that every pixel of the ground truth is used.
-            pred = F.interpolate(depth, target.shape[-2:], mode="bilinear", align_corners=False)
-            return {"loss": self.loss(pred, target, target > 0)}
+from mde.train.objectives.images import jitter, to_float
 
 
 @dataclass(frozen=True)
@@ -143,29 +99,3 @@ class SelfSupervised(nn.Module):
         means = {name: torch.stack(values).mean() for name, values in terms.items()}
         loss = means["photometric"] + self.config.smoothness * means["smoothness"]
         return {"loss": loss, **means}
-
-
-ObjectiveConfig = SupervisedConfig | SelfSupervisedConfig
-OBJECTIVES: dict[str, tuple[type[Any], type[nn.Module]]] = {
-    "supervised": (SupervisedConfig, Supervised),
-    "self_supervised": (SelfSupervisedConfig, SelfSupervised),
-}
-
-
-def build_objective(
-    config: ObjectiveConfig, model: nn.Module, pose: nn.Module | None = None
-) -> nn.Module:
-    """Build a training mode around a depth model and, where it needs one, a pose network."""
-    return OBJECTIVES[config.kind][1](config, model, pose)
-
-
-def to_float(image: Tensor) -> Tensor:
-    """uint8 (B,3,H,W) → float32 in [0,1]."""
-    # Batches come channels last; the losses are faster on planes.
-    return image.to(torch.float32, memory_format=torch.contiguous_format) / 255
-
-
-def jitter(image: Tensor, color_matrix: Tensor) -> Tensor:
-    """Apply a (B,3,4) colour matrix to images (B,3,H,W) in [0,1]."""
-    mixed = torch.einsum("bij,bjhw->bihw", color_matrix[:, :, :3], image)
-    return (mixed + color_matrix[:, :, 3, None, None]).clamp(0, 1)

@@ -20,7 +20,6 @@ from mde.errors import InputError
 from mde.files import write_json
 from mde.metrics import mean_over_images
 from mde.models import DepthModel, build_model
-from mde.models.depth_model import resize_map
 from mde.protocols import Protocol
 from mde.schema import Row
 from mde.train.checkpoint import load_model, read_state
@@ -59,18 +58,16 @@ def load_checkpoint_model(folder: Path) -> tuple[Variant, DepthModel, dict[str, 
 
 
 class ModelPredictor:
-    """A depth model: the native map is resized to the ground truth's size, then inverted."""
+    """A depth model's prediction at the ground truth's size."""
 
     def __init__(self, model: DepthModel) -> None:
         self.model = model
 
     @torch.inference_mode()
     def __call__(self, image: NDArray[np.uint8], size: tuple[int, int]) -> Tensor:
-        """Resizing before the inversion is what published KITTI numbers do."""
+        """Depth in the model's range."""
         tensor = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255
-        native = resize_map(self.model(tensor)[0].float(), size)
-        depth = self.model.native_to_depth(native)
-        return depth.clamp(self.model.min_depth, self.model.max_depth)[0, 0]
+        return self.model.predict_depth(tensor, size)[0, 0]
 
 
 class ConstantDepth:

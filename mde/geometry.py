@@ -1,4 +1,4 @@
-"""Camera geometry in torch: back-project, project, warp, poses, disparity ↔ depth.
+"""Camera geometry in torch: K, back-project, project, warp, poses, disparity ↔ depth.
 
 `T_a_b` is (B,4,4) and maps points of frame b to frame a. Pixel centres are integers.
 """
@@ -18,10 +18,21 @@ def pixel_grid(height: int, width: int, like: Tensor) -> Tensor:
     return torch.stack([u, v, torch.ones_like(u)]).reshape(3, -1)
 
 
+def resize_K(K: Tensor, size: tuple[int, ...], new_size: tuple[int, ...]) -> Tensor:
+    """K (B,3,3) of images of `size` (H, W), after they are resized to `new_size` (H, W)."""
+    (scale_y, scale_x), last = (new / old for new, old in zip(new_size, size, strict=True)), K[:, 2]
+    # The half pixel keeps edges on edges, as every resize here does.
+    first = scale_x * K[:, 0] + (scale_x - 1) / 2 * last
+    second = scale_y * K[:, 1] + (scale_y - 1) / 2 * last
+    return torch.stack([first, second, last], 1)
+
+
 def backproject(depth: Tensor, K: Tensor) -> Tensor:
     """Depth (B,1,H,W) and K (B,3,3) → points (B,3,H*W) in the camera's frame."""
     height, width = depth.shape[-2:]
-    rays = torch.linalg.inv(K) @ pixel_grid(height, width, like=depth)
+    # Without the check for a singular matrix, which makes a GPU wait.
+    inverse_K = torch.linalg.inv_ex(K).inverse
+    rays = inverse_K @ pixel_grid(height, width, like=depth)
     return rays * depth.flatten(2)
 
 
@@ -44,9 +55,9 @@ def warp(source: Tensor, depth: Tensor, K: Tensor, T_source_target: Tensor) -> T
     batch, num_sources, channels, height, width = source.shape
     points = backproject(depth, K).repeat_interleave(num_sources, 0)
     pixels, _ = project(points, K.repeat_interleave(num_sources, 0), T_source_target.flatten(0, 1))
-    size = pixels.new_tensor([width - 1, height - 1]).view(1, 2, 1)
-    grid = (pixels / size * 2 - 1).view(-1, 2, height, width).permute(0, 2, 3, 1)
+    u, v = pixels.view(-1, 2, height, width).unbind(1)
     # Pixel centres are integers, so the outer centres are at -1 and 1: align_corners=True.
+    grid = torch.stack([u * (2 / (width - 1)) - 1, v * (2 / (height - 1)) - 1], -1)
     warped = F.grid_sample(
         source.flatten(0, 1), grid, mode="bilinear", padding_mode="border", align_corners=True
     )

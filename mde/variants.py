@@ -9,8 +9,8 @@ from mde.data.augment import Augment
 from mde.errors import InputError
 from mde.models import ModelConfig
 from mde.protocols import PROTOCOLS, Protocol
-from mde.train.loop import Recipe
-from mde.train.objectives import OBJECTIVES, ObjectiveConfig, SelfSupervisedConfig
+from mde.train.objectives import OBJECTIVES, ObjectiveConfig
+from mde.train.recipe import Recipe
 
 PARTS = ("dataset", "model", "objective", "recipe", "augment", "protocol")
 
@@ -26,11 +26,6 @@ class Variant:
     recipe: Recipe
     augment: Augment
     protocol: Protocol
-
-    @property
-    def needs_pose(self) -> bool:
-        """Whether a pose network trains along."""
-        return isinstance(self.objective, SelfSupervisedConfig) and "m" in self.objective.mode
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for checkpoints and trackers; `from_dict` reads them back."""

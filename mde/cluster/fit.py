@@ -24,10 +24,15 @@ from torch.nn.parallel import DistributedDataParallel
 from mde.cluster.feed import Feed
 from mde.cluster.read_ahead import ReadAhead
 from mde.cluster.session import ClusterConfig, check_resources, connect, find_input_error, quiet
-from mde.models import build_model, build_pose
+from mde.models import build_mask, build_model, build_pose
 from mde.train.context import SaveTo
 from mde.train.loop import train
-from mde.train.objectives import SupervisedConfig, build_objective
+from mde.train.objectives import (
+    Objective,
+    SelfSupervisedConfig,
+    SupervisedConfig,
+    build_objective,
+)
 from mde.variants import Variant
 
 OnEpoch = Callable[[dict[str, float]], None]
@@ -56,7 +61,7 @@ def fit(job: FitJob, storage: Path, name: str, on_epoch: OnEpoch) -> Path:
     check_resources(job.cluster)
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"job": job},
+        train_loop_config={"job": job, "folder": storage.resolve() / name},
         scaling_config=ScalingConfig(
             num_workers=job.cluster.num_workers,
             use_gpu=job.cluster.use_gpu,
@@ -87,14 +92,10 @@ def train_worker(config: dict[str, Any]) -> None:
     """What runs in each training worker."""
     quiet()
     job: FitJob = config["job"]
-    variant, context = job.variant, RayContext()
+    variant, context = job.variant, RayContext(config["folder"])
     # Equal on all ranks, and from run to run.
     torch.manual_seed(variant.recipe.seed)
-    objective = build_objective(
-        variant.objective,
-        build_model(variant.model),
-        build_pose(variant.model) if variant.needs_pose else None,
-    )
+    objective = build_networks(variant)
     feed = Feed(
         folder=job.data,
         images=variant.objective.images,
@@ -111,10 +112,21 @@ def train_worker(config: dict[str, Any]) -> None:
     train(objective, batches, variant.recipe, context, job.provenance)
 
 
+def build_networks(variant: Variant) -> Objective:
+    """The depth model and what trains along, in the variant's objective."""
+    config, model = variant.objective, build_model(variant.model)
+    if not isinstance(config, SelfSupervisedConfig):
+        return build_objective(config, model)
+    pose = build_pose(variant.model) if config.needs_pose else None
+    mask = build_mask(model, config.num_sources) if config.needs_mask else None
+    return build_objective(config, model, pose, mask)
+
+
 class RayContext:
     """`mde.train.context.TrainContext` on a Ray Train worker."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         worker = ray.train.get_context()
         self.rank: int = worker.get_world_rank()
         self.world_size: int = worker.get_world_size()

@@ -6,6 +6,7 @@ Random numbers are keyed by (seed, epoch, sample_id), so a sample's augmentation
 who decodes it. Images leave as uint8; the jitter is a matrix that is applied on the device.
 """
 
+import itertools
 import zlib
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -23,6 +24,7 @@ LUMA = np.array([0.299, 0.587, 0.114])
 # RGB → YIQ and back: a turn in the IQ plane changes the hue and leaves the luma.
 RGB_TO_YIQ = np.array([LUMA, [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]])
 YIQ_TO_RGB = np.linalg.inv(RGB_TO_YIQ)
+SWAPS = [order for order in itertools.permutations(range(3)) if order != (0, 1, 2)]
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Augment:
     `zoom`; depth is divided by it, as a network that cannot see the focal length takes a larger
     image for a closer one (FastDepth's recipe). rotate: ± degrees; what comes from outside the
     image is black, without depth. flip, color: probabilities. brightness, contrast, saturation:
-    factors of 1 ± value. hue: turn by ± value of a full circle.
+    factors of 1 ± value. hue: turn by ± value of a full circle. channel_swap: probability that
+    red, green and blue change places, in one of the five other orders (DenseDepth's recipe).
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -49,6 +52,7 @@ class Augment:
     contrast: float = 0.2
     saturation: float = 0.2
     hue: float = 0.1
+    channel_swap: float = 0.0
 
     def __post_init__(self) -> None:
         size = self.height, self.width
@@ -60,7 +64,7 @@ class Augment:
             raise ValueError(f"zoom is a factor of at least 1, found {self.zoom}")
         if not 0 <= self.rotate <= 180:
             raise ValueError(f"rotate is within 0 and 180 degrees, found {self.rotate}")
-        for name in ("flip", "color"):
+        for name in ("flip", "color", "channel_swap"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a probability, found {getattr(self, name)}")
         for name in ("brightness", "contrast", "saturation", "hue"):
@@ -74,7 +78,7 @@ class Augment:
 
     def still(self) -> "Augment":
         """The same size and crop without chance, for validation."""
-        return replace(self, zoom=1.0, rotate=0.0, flip=0.0, color=0.0)
+        return replace(self, zoom=1.0, rotate=0.0, flip=0.0, color=0.0, channel_swap=0.0)
 
 
 def columns_of(images: tuple[str, ...], with_depth: bool) -> list[str]:
@@ -115,6 +119,9 @@ def load_sample(
             K, baseline_m = flip_K(K, sample[images[0]].shape[1]), -baseline_m
         if rng.random() < augment.color:
             matrix = color_matrix(augment, rng)
+        # The last draw, so that it does not change what the others draw.
+        if rng.random() < augment.channel_swap:
+            matrix = matrix[list(SWAPS[rng.integers(len(SWAPS))])]
     return {
         "sample_id": row["sample_id"],
         **sample,

@@ -1,6 +1,7 @@
 """What every depth model is: an image in, native maps out, and a way to metres."""
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,11 +10,15 @@ from torch.nn import functional as F
 class DepthModel(nn.Module, ABC):
     """Base of all families.
 
+    The parameters of a family's constructor are the settings of `ModelConfig` that it has.
+
     min_depth, max_depth: range of `predict_depth`, in m (or model units when not `is_metric`).
     is_metric: whether depth is in metres, or only up to an unknown scale.
     stride: H and W of the input must be multiples of it.
+    only_encoder: the encoder of a family whose encoder cannot be exchanged.
     """
 
+    only_encoder: ClassVar[str | None] = None
     is_metric: bool = True
     stride: int = 32
 
@@ -28,12 +33,26 @@ class DepthModel(nn.Module, ABC):
 
     @abstractmethod
     def native_to_depth(self, native: Tensor) -> Tensor:
-        """A native map (B,1,h,w) → depth of the same size."""
+        """A native map (B,1,h,w) → depth of the same size.
 
-    def predict_depth(self, image: Tensor) -> Tensor:
-        """Image (B,3,H,W) in [0,1] → depth (B,1,H,W), clamped to [min_depth, max_depth]."""
-        native = resize_map(self(image)[0], image.shape[-2:])
+        Not clamped to the range: training needs a gradient outside of it too.
+        """
+
+    def predict_depth(self, image: Tensor, size: tuple[int, ...] | None = None) -> Tensor:
+        """Image (B,3,H,W) in [0,1], of any size → depth (B,1,*size), clamped to the depth range.
+
+        size: (h, w) of the depth; the image's when None. The native map is resized, bilinearly,
+        before it becomes depth: published KITTI numbers resize disparity.
+        """
+        native = resize_map(self(self.fit_size(image))[0], size or image.shape[-2:])
         return self.native_to_depth(native.float()).clamp(self.min_depth, self.max_depth)
+
+    def fit_size(self, image: Tensor) -> Tensor:
+        """Resize an image to the nearest size that `forward` takes, with antialiasing."""
+        height, width = (
+            max(self.stride, round(side / self.stride) * self.stride) for side in image.shape[-2:]
+        )
+        return resize_image(image, (height, width))
 
     def check_size(self, image: Tensor) -> None:
         """Raises ValueError when the input's size does not suit the encoder's stride."""
@@ -43,6 +62,31 @@ class DepthModel(nn.Module, ABC):
                 f"{type(self).__name__} takes heights and widths that are multiples of "
                 f"{self.stride}, found {height}x{width}; resize the image first"
             )
+
+
+class SkipAddition(nn.Module):
+    """Adds an encoder's map to a decoder's.
+
+    The published networks add maps of equal channels. With another encoder a 1x1 convolution
+    brings its map to the decoder's channels; a map of 0 channels (of an encoder that has none at
+    this stride) adds nothing.
+    """
+
+    def __init__(self, skip_channels: int, channels: int) -> None:
+        super().__init__()
+        same = skip_channels in (0, channels)
+        self.projection = nn.Identity() if same else nn.Conv2d(skip_channels, channels, 1)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """Map (B,C,h,w), skip (B,C_skip,h,w) → (B,C,h,w)."""
+        return x + self.projection(skip) if skip.shape[1] else x
+
+
+def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Antialiased bilinear resize of (B,3,H,W) to `size`; the same tensor when it has that size."""
+    if image.shape[-2:] == size:
+        return image
+    return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
 
 
 def resize_map(values: Tensor, size: tuple[int, ...]) -> Tensor:

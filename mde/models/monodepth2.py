@@ -29,10 +29,10 @@ class Monodepth2(DepthModel):
         min_depth: float,
         max_depth: float,
         metres_per_unit: float,
-        is_metric: bool,
+        metric: bool,
     ) -> None:
         super().__init__(min_depth * metres_per_unit, max_depth * metres_per_unit)
-        self.is_metric = is_metric
+        self.is_metric = metric
         self.metres_per_unit = metres_per_unit
         self.encoder = Encoder(encoder, weights, MONODEPTH2_NORM)
         self.decoder = DisparityDecoder(self.encoder.channels)
@@ -48,9 +48,13 @@ class Monodepth2(DepthModel):
 
 
 class DisparityDecoder(nn.Module):
-    """Five stages of conv, nearest x2, skip, conv; a sigmoid head on the last four."""
+    """Five stages of conv, nearest x2, skip, conv; a sigmoid head on the last four.
 
-    def __init__(self, encoder_channels: list[int]) -> None:
+    num_outputs: channels of a head: 1 for disparity, the number of sources for the predictive
+    mask of Zhou et al. 2017, arXiv:1704.07813, sec. 3.3.
+    """
+
+    def __init__(self, encoder_channels: list[int], num_outputs: int = 1) -> None:
         super().__init__()
         inputs = [*DECODER_CHANNELS[1:], encoder_channels[-1]]
         skips = [0, *encoder_channels[:-1]]
@@ -58,10 +62,12 @@ class DisparityDecoder(nn.Module):
         self.after_skip = nn.ModuleList(
             ConvElu(DECODER_CHANNELS[i] + skips[i], DECODER_CHANNELS[i]) for i in range(5)
         )
-        self.heads = nn.ModuleList(conv3x3(DECODER_CHANNELS[i], 1) for i in range(NUM_SCALES))
+        self.heads = nn.ModuleList(
+            conv3x3(DECODER_CHANNELS[i], num_outputs) for i in range(NUM_SCALES)
+        )
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """Five feature maps, finest first → sigmoid maps of scales 0 to 3."""
+        """Five feature maps, finest first → four sigmoid maps (B,num_outputs,H/2^s,W/2^s)."""
         x = features[-1]
         outputs = []
         for i in reversed(range(5)):

@@ -2,12 +2,13 @@
 
 Layer table and the seed's quirks: nearest upsampling, no activation, no batch norm in the decoder,
 output at a quarter of the input's size. The seed's unused first convolution is left out.
+An encoder whose stem differs from its first stage in channels gets a 1x1 convolution between them.
 """
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mde.models.depth_model import DepthModel
+from mde.models.depth_model import DepthModel, SkipAddition
 from mde.models.encoders import IMAGENET_NORM, Encoder, Weights
 
 
@@ -21,6 +22,7 @@ class ResFpn(DepthModel):
         self.residual_convs = nn.ModuleList(
             nn.Conv2d(channels[i], channels[i - 1], 3, padding=1) for i in (2, 3, 4)
         )
+        self.stem = SkipAddition(channels[0], channels[1])
         self.final_conv = nn.Conv2d(channels[1], 1, 3, padding=1)
         # Training starts at the middle of the depth range instead of at 0 m.
         assert self.final_conv.bias is not None
@@ -33,8 +35,10 @@ class ResFpn(DepthModel):
         x = maps[-1]
         for conv, skip in zip(reversed(self.residual_convs), reversed(maps[:-1]), strict=True):
             x = F.interpolate(conv(x), scale_factor=2, mode="nearest") + skip
-        # The last addend is the max-pooled stem: 64 channels at a quarter of the size.
-        return [self.final_conv(x + F.max_pool2d(stem, 3, stride=2, padding=1))]
+        if stem.shape[1]:
+            # The last addend is the max-pooled stem, at a quarter of the size.
+            x = self.stem(x, F.max_pool2d(stem, 3, stride=2, padding=1))
+        return [self.final_conv(x)]
 
     def native_to_depth(self, native: Tensor) -> Tensor:
         """The native map is depth in m."""

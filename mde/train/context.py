@@ -19,6 +19,8 @@ class TrainContext(Protocol):
     rank: int
     world_size: int
     device: torch.device
+    folder: Path
+    """Of the run: what is kept for a person to inspect goes there."""
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """Move a module to the device and, with several workers, average its gradients."""

@@ -2,6 +2,7 @@
 
 import math
 
+import kornia.geometry as kornia
 import numpy as np
 import pytest
 import torch
@@ -57,6 +58,23 @@ def test_axis_angle_to_R_has_right_gradients(scale: float):
 def test_pose_to_T_has_right_gradients():
     inputs = tuple((random(2, 3, seed=s) - 0.5).requires_grad_() for s in (0, 1))
     assert gradcheck(geometry.pose_to_T, inputs)
+
+
+def test_invert_T_has_right_gradients():
+    assert gradcheck(geometry.invert_T, (small_T().requires_grad_(),))
+
+
+def test_stereo_T_has_right_gradients():
+    assert gradcheck(geometry.stereo_T, (random(3).requires_grad_(),))
+
+
+def test_sigmoid_to_depth_has_right_gradients():
+    sigmoid = random(2, 1, 3, 4).requires_grad_()
+    assert gradcheck(lambda x: geometry.sigmoid_to_depth(x, 0.1, 100.0), (sigmoid,))
+
+
+def test_resize_K_has_right_gradients():
+    assert gradcheck(lambda K: geometry.resize_K(K, (5, 6), (3, 2)), (make_K().requires_grad_(),))
 
 
 def test_axis_angle_gradient_is_finite_and_not_zero_at_no_rotation():
@@ -134,6 +152,56 @@ def test_a_stereo_camera_on_the_right_sees_the_point_further_left():
     assert in_stereo < in_target
 
 
+@pytest.mark.parametrize("step_m", [0.5, -0.3])
+def test_driving_into_a_plane_scales_it_about_the_principal_point(step_m: float):
+    depth = torch.full((1, 1, HEIGHT, WIDTH), 3.5, dtype=torch.float64)
+    forward = torch.tensor([[0, 0, -step_m]], dtype=torch.float64)
+    T = geometry.pose_to_T(torch.zeros_like(forward), forward)
+    pixels, _ = geometry.project(geometry.backproject(depth, make_K(batch=1)), make_K(batch=1), T)
+    centre = make_K(batch=1)[:, :2, 2:]
+    grid = geometry.pixel_grid(HEIGHT, WIDTH, like=depth)[:2]
+    torch.testing.assert_close(pixels, centre + (grid - centre) * 3.5 / (3.5 - step_m))
+
+
+def test_stereo_disparity_is_focal_times_baseline_over_depth_at_every_pixel():
+    focal_px, baseline_m = 7.0, torch.tensor([0.5, -0.2], dtype=torch.float64)
+    depth = 1 + 3 * random(2, 1, HEIGHT, WIDTH)
+    points = geometry.backproject(depth, make_K())
+    pixels, _ = geometry.project(points, make_K(), geometry.stereo_T(baseline_m))
+    u, v = geometry.pixel_grid(HEIGHT, WIDTH, like=depth)[:2]
+    disparity = focal_px * baseline_m[:, None] / depth.flatten(1)
+    torch.testing.assert_close(pixels[:, 0], u - disparity)
+    torch.testing.assert_close(pixels[:, 1], v.expand(2, -1))
+
+
+def test_a_rotation_moves_pixels_alike_at_any_depth():
+    axis_angle = 0.1 * random(2, 3)
+    T = geometry.pose_to_T(axis_angle, torch.zeros_like(axis_angle))
+    seen = [
+        geometry.project(geometry.backproject(depth, make_K()), make_K(), T)[0]
+        for depth in (1 + random(2, 1, HEIGHT, WIDTH), 50 + random(2, 1, HEIGHT, WIDTH, seed=1))
+    ]
+    torch.testing.assert_close(seen[0], seen[1])
+    grid = geometry.pixel_grid(HEIGHT, WIDTH, like=axis_angle)
+    # The homography of a rotation: K R inv(K).
+    u, v, w = (make_K() @ T[:, :3, :3] @ torch.linalg.inv(make_K()) @ grid).unbind(1)
+    torch.testing.assert_close(seen[0], torch.stack([u / w, v / w], 1))
+
+
+def test_a_slanted_plane_moves_by_its_homography():
+    normal, distance_m = torch.tensor([0.2, -0.3, 1.0], dtype=torch.float64), 4.0
+    normal = normal / normal.norm()
+    K, T = make_K(), small_T()
+    grid = geometry.pixel_grid(HEIGHT, WIDTH, like=K)
+    # Points x with normal·x = distance.
+    depth = distance_m / (normal @ torch.linalg.inv(K[0]) @ grid)
+    depth = depth.view(1, 1, HEIGHT, WIDTH).expand(2, -1, -1, -1)
+    pixels, _ = geometry.project(geometry.backproject(depth, K), K, T)
+    plane = T[:, :3, :3] + T[:, :3, 3:] * normal / distance_m
+    u, v, w = (K @ plane @ torch.linalg.inv(K) @ grid).unbind(1)
+    torch.testing.assert_close(pixels, torch.stack([u / w, v / w], 1))
+
+
 def test_warp_with_identity_returns_every_source():
     source = random(2, 3, 3, HEIGHT, WIDTH)
     T = torch.eye(4).double().expand(2, 3, 4, 4)
@@ -162,6 +230,38 @@ def test_sigmoid_to_depth_is_linear_in_disparity_between_its_end_points():
     torch.testing.assert_close(depth, expected)
 
 
+# --- Against kornia ---------------------------------------------------------------------------
+
+
+def test_backproject_is_that_of_kornia():
+    depth = 1 + random(2, 1, HEIGHT, WIDTH)
+    expected = kornia.depth.depth_to_3d(depth, make_K()).flatten(2)
+    torch.testing.assert_close(geometry.backproject(depth, make_K()), expected)
+
+
+def test_project_is_that_of_kornia():
+    points, T = random(2, 3, 9) + torch.tensor([0.0, 0, 2]).view(1, 3, 1), small_T()
+    moved = kornia.transform_points(T, points.mT)
+    expected = kornia.project_points(moved, make_K()[:, None])
+    torch.testing.assert_close(geometry.project(points, make_K(), T)[0].mT, expected)
+
+
+def test_axis_angle_to_R_is_that_of_kornia():
+    axis_angle = 4 * (random(9, 3) - 0.5)
+    expected = kornia.axis_angle_to_rotation_matrix(axis_angle)
+    torch.testing.assert_close(geometry.axis_angle_to_R(axis_angle), expected)
+
+
+def test_warp_is_that_of_kornia_inside_of_the_source():
+    source, depth, T = random(2, 3, 9, 11), 3 + random(2, 1, 9, 11, seed=1), small_T()
+    # Kornia's border is black; ours takes the colour of the edge.
+    inside = kornia.depth.warp_frame_depth(torch.ones_like(source), depth, T, make_K()) == 1
+    assert 0.3 < inside.double().mean() < 1
+    expected = kornia.depth.warp_frame_depth(source, depth, T, make_K())
+    warped = geometry.warp(source[:, None], depth, make_K(), T[:, None])[:, 0]
+    torch.testing.assert_close(warped[inside], expected[inside])
+
+
 # --- Intrinsics -------------------------------------------------------------------------------
 
 K = np.array([[518.9, 0, 325.6], [0, 519.5, 253.7], [0, 0, 1]])
@@ -184,6 +284,14 @@ def test_resizing_twice_is_resizing_once_and_back_is_nothing():
     twice = resize_K(resize_K(K, SIZE, (333, 201)), (333, 201), (96, 128))
     np.testing.assert_allclose(twice, resize_K(K, SIZE, (96, 128)), rtol=1e-12)
     np.testing.assert_allclose(resize_K(resize_K(K, SIZE, (7, 9)), (7, 9), SIZE), K, rtol=1e-12)
+
+
+@pytest.mark.parametrize("new_size", [(192, 320), (120, 160), (7, 9)])
+def test_batches_of_intrinsics_are_resized_like_single_ones(new_size: tuple[int, int]):
+    other = crop_K(K, 3, 5)
+    resized = geometry.resize_K(torch.from_numpy(np.stack([K, other])), SIZE, new_size)
+    expected = np.stack([resize_K(k, SIZE, new_size) for k in (K, other)])
+    np.testing.assert_allclose(resized, expected, rtol=1e-12)
 
 
 def test_a_crop_moves_a_projected_point_by_what_was_cut_off():

@@ -1,5 +1,6 @@
 """The plan of an epoch, and what is done to a sample: order, shares, flips, colours."""
 
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -211,6 +212,38 @@ def test_jitter_with_empty_ranges_is_the_identity():
     np.testing.assert_allclose(matrix, np.eye(3, 4), atol=1e-12)
 
 
+@pytest.mark.parametrize("probability", [0.0, 0.25, 1.0])
+def test_channels_change_places_as_often_as_asked_for_and_in_all_five_orders(
+    row, probability: float
+):
+    augment = Augment(flip=0, color=0, channel_swap=probability)
+    matrices = [load(row, augment, epoch=i)["color_matrix"] for i in range(200)]
+    assert all(not matrix[:, 3].any() for matrix in matrices)
+    orders = [tuple(matrix[:, :3].argmax(1).tolist()) for matrix in matrices]
+    for matrix, order in zip(matrices, orders, strict=True):
+        np.testing.assert_array_equal(matrix[:, :3], np.eye(3)[list(order)])
+    swapped = [order for order in orders if order != (0, 1, 2)]
+    assert len(swapped) / 200 == pytest.approx(probability, abs=0.1 * (probability == 0.25))
+    assert len(set(swapped)) == (5 if probability else 0)
+
+
+def test_swapped_channels_are_the_jittered_ones_and_nothing_else_is_drawn_anew(row):
+    augment = Augment(flip=0.5, color=0.5, zoom=1.5, rotate=5)
+    for epoch in range(10):
+        plain = load(row, augment, epoch=epoch)
+        swapped = load(row, dataclasses.replace(augment, channel_swap=1), epoch=epoch)
+        before, after = plain.pop("color_matrix"), swapped.pop("color_matrix")
+        assert sorted(map(tuple, before.tolist())) == sorted(map(tuple, after.tolist()))
+        assert (before != after).any()
+        assert_same(plain, swapped)
+
+
+def test_validation_has_no_chance_in_it(row):
+    augment = Augment(zoom=1.5, rotate=5, flip=0.5, color=1, channel_swap=1).still()
+    for epoch in range(5):
+        assert_same(load(row, augment, epoch=epoch), load(row, None))
+
+
 NOTHING = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
 GREY, COLOUR = np.array([0.4, 0.4, 0.4, 1]), np.array([0.7, 0.2, 0.4, 1])
 LUMA = np.array([0.299, 0.587, 0.114])
@@ -264,7 +297,7 @@ def test_damaged_bytes_are_an_error_that_names_the_sample(row, damaged: str):
         load(row | {damaged: b"\x00garbage"}, None)
 
 
-@pytest.mark.parametrize("name", ["flip", "color"])
+@pytest.mark.parametrize("name", ["flip", "color", "channel_swap"])
 def test_a_probability_above_one_is_refused(name: str):
     with pytest.raises(ValueError, match=f"{name} is a probability, found 1.5"):
         Augment(**{name: 1.5})

@@ -1,5 +1,6 @@
 """The training loop: learning, schedules, exact resume, several processes."""
 
+import json
 import math
 import os
 import socket
@@ -10,13 +11,15 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from mde.models import ModelConfig, build_model
 from mde.train.checkpoint import read_state
 from mde.train.context import LocalContext
-from mde.train.loop import Recipe, lr_factor, train
+from mde.train.loop import train
 from mde.train.objectives import SupervisedConfig, build_objective
+from mde.train.recipe import OPTIMIZERS, Recipe, lr_factor
 
 PROVENANCE = {"variant": {"name": "small"}, "git_commit": "abc", "data_sha256": "def"}
 
@@ -126,7 +129,7 @@ def assert_equal(a: nn.Module, b: nn.Module) -> None:
 # --- Learning ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_one_batch_is_learnt_by_heart(tmp_path: Path, optimizer):
     recipe = replace(RECIPE, epochs=30, optimizer=optimizer, schedule="constant")
     history = run(tmp_path, build(), OneBatch(sizes=(4,)), recipe).history
@@ -202,33 +205,45 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_samples(tmp_path:
         run(tmp_path, objective, Broken())
     assert all(torch.isfinite(p).all() for p in objective.parameters())
 
+    (kept,) = tmp_path.glob("non_finite-*.safetensors")
+    with safe_open(kept, "pt") as file:
+        assert file.get_tensor("depth")[0, 0, 0, 0] == math.inf
+        assert torch.equal(file.get_tensor("image"), make_batch(4, 8)["image"])
+        metadata = file.metadata()
+    assert json.loads(metadata["sample_id"]) == [f"sample_{number}" for number in range(4, 8)]
+    assert json.loads(metadata["terms"]) == {"loss": "inf"}
+
 
 # --- Schedules --------------------------------------------------------------------------------
 
 
+def factor(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
+    return lr_factor(recipe, recipe.all_stages[0], step, steps_per_epoch)
+
+
 def test_a_constant_rate_stays():
-    assert {lr_factor(replace(RECIPE, schedule="constant"), step, 10) for step in range(30)} == {1}
+    assert {factor(replace(RECIPE, schedule="constant"), step, 10) for step in range(30)} == {1}
 
 
 def test_the_step_schedule_drops_after_every_lr_step_epochs():
     recipe = Recipe(epochs=5, batch_size=1, schedule="step", lr_step=2, lr_gamma=0.1)
-    factors = [lr_factor(recipe, step, 10) for step in range(50)]
+    factors = [factor(recipe, step, 10) for step in range(50)]
     assert factors == pytest.approx([1] * 20 + [0.1] * 20 + [0.01] * 10)
 
 
 def test_cosine_warms_up_for_a_twentieth_and_decays_towards_zero():
     recipe = Recipe(epochs=10, batch_size=1, schedule="cosine")
-    factors = [lr_factor(recipe, step, 20) for step in range(200)]
+    factors = [factor(recipe, step, 20) for step in range(200)]
     assert factors[:10] == pytest.approx([0.1 * n for n in range(1, 11)], abs=0.01)
     assert factors[100] == pytest.approx(0.5)
     assert factors[10:] == sorted(factors[10:], reverse=True)
     assert 0 < factors[-1] < 1e-3
-    assert lr_factor(replace(recipe, epochs=1), 0, 1) == 1
+    assert factor(replace(recipe, epochs=1), 0, 1) == 1
 
 
 def test_the_rate_in_the_history_is_that_of_the_last_step(tmp_path: Path):
     history = run(tmp_path, build()).history
-    assert history[1]["lr"] == pytest.approx(RECIPE.lr * lr_factor(RECIPE, 5, 3))
+    assert history[1]["lr"] == pytest.approx(RECIPE.lr * factor(RECIPE, 5, 3))
 
 
 # --- Resume -----------------------------------------------------------------------------------

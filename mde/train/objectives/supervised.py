@@ -1,28 +1,48 @@
 """Supervised training: depth regression against ground truth."""
 
+import functools
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mde.losses import LOSSES
+from mde.losses import LOSSES, Loss, mirror_below
 from mde.schema import Batch
 from mde.train.objectives.images import jitter, to_float
+from mde.train.objectives.objective import Objective
 
 
 @dataclass(frozen=True)
 class SupervisedConfig:
-    """`loss`: a name of `mde.losses.LOSSES`."""
+    """How predictions and ground truth are compared.
+
+    loss: a name of `mde.losses.LOSSES`. silog_lambda: of the loss `silog`, 0 to 1.
+    space: `depth` in m, or `inverse`, where both become model.max_depth / depth.
+    at: `target` resizes the prediction to the ground truth; `native` averages the ground truth
+    over its valid pixels down to the prediction's size.
+    freeze_encoder: train the decoder alone; the encoder's batch norm stays in eval mode.
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
     kind: Literal["supervised"]
     loss: str = "l1"
+    silog_lambda: float = 0.5
+    space: Literal["depth", "inverse"] = "depth"
+    at: Literal["target", "native"] = "target"
+    freeze_encoder: bool = False
 
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
             raise ValueError(f"unknown loss '{self.loss}'; known: {', '.join(sorted(LOSSES))}")
+        if not 0 <= self.silog_lambda <= 1:
+            raise ValueError(f"silog_lambda must be 0 to 1, found {self.silog_lambda}")
+        if self.loss != "silog" and self.silog_lambda != type(self).silog_lambda:
+            raise ValueError(
+                f"silog_lambda belongs to the loss 'silog', found {self.silog_lambda} with the "
+                f"loss '{self.loss}'; remove it or set `loss: silog`"
+            )
 
     @property
     def images(self) -> tuple[str, ...]:
@@ -30,23 +50,69 @@ class SupervisedConfig:
         return ("image",)
 
 
-class Supervised(nn.Module):
-    """Depth regression; the loss is taken at the ground truth's size.
+class Supervised(Objective):
+    """Depth regression.
 
     The batch needs `image`, `color_matrix` and `depth` (m, 0 = invalid).
     """
 
     def __init__(self, config: SupervisedConfig, model: nn.Module, pose: nn.Module | None) -> None:
-        super().__init__()
-        self.model: Any = model
-        self.loss = LOSSES[config.loss]
+        super().__init__(model, config.freeze_encoder)
+        self.config = config
+        self.loss = self._bind_loss()
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Returns `loss`."""
-        native = self.model(jitter(to_float(batch["image"]), batch["color_matrix"]))[0]
+        """Returns `loss`; raises ValueError when the model has no native map `self.output`."""
+        natives = self.model(jitter(to_float(batch["image"]), batch["color_matrix"]))
+        if self.output >= len(natives):
+            raise ValueError(
+                f"output: the model has {len(natives)} native maps, numbered from 0; "
+                f"found {self.output}"
+            )
+        native = natives[self.output]
         with torch.autocast(native.device.type, enabled=False):
-            depth = self.model.native_to_depth(native.float())
-            target = batch["depth"]
-            # Upsampled, so that every pixel of the ground truth is used.
-            pred = F.interpolate(depth, target.shape[-2:], mode="bilinear", align_corners=False)
-            return {"loss": self.loss(pred, target, target > 0)}
+            # Into the space of the loss first: what is resized is then what the loss compares.
+            pred = self.to_space(self.model.native_to_depth(native.float()))
+            valid = batch["depth"] > 0
+            target = self.target_to_space(batch["depth"])
+            if self.config.at == "native":
+                target, valid = masked_area(target, valid, pred.shape[-2:])
+            elif pred.shape != target.shape:
+                # Upsampled, so that every pixel of the ground truth is used.
+                pred = F.interpolate(pred, target.shape[-2:], mode="bilinear", align_corners=False)
+            return {"loss": self.loss(pred, target, valid)}
+
+    def to_space(self, depth: Tensor) -> Tensor:
+        """Depth (B,1,h,w) in m → what the loss compares."""
+        if self.config.space == "depth":
+            return depth
+        # A head without an activation gives depths of 0 and less, whose inverse means nothing.
+        return mirror_below(self.model.min_depth, lambda d: self.model.max_depth / d, depth)
+
+    def target_to_space(self, target: Tensor) -> Tensor:
+        """Ground truth (B,1,H,W) in m → what the loss compares; nonsense where it is invalid."""
+        if self.config.space == "depth":
+            return target
+        return self.model.max_depth / target.clamp(self.model.min_depth, self.model.max_depth)
+
+    def _bind_loss(self) -> Loss:
+        loss = LOSSES[self.config.loss]
+        if self.config.loss == "silog":
+            return functools.partial(loss, lam=self.config.silog_lambda)
+        if self.config.loss == "densedepth":
+            inverse = self.config.space == "inverse"
+            data_range = self.model.max_depth / (self.model.min_depth if inverse else 1.0)
+            return functools.partial(loss, data_range=data_range)
+        return loss
+
+
+def masked_area(values: Tensor, valid: Tensor, size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Average (B,1,H,W) values over the valid pixels of each cell of a grid of `size`.
+
+    Returns the averages, 0 in cells without a valid pixel, and which cells have one.
+    """
+    height, width = size
+    total = F.adaptive_avg_pool2d(torch.where(valid, values, 0.0), (height, width))
+    share = F.adaptive_avg_pool2d(valid.float(), (height, width))
+    cells = share > 0
+    return torch.where(cells, total / torch.where(cells, share, 1.0), 0.0), cells

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from mde.cli_recipes import recipe
 from mde.errors import explained
 
 # What fits into 80 columns; the report has all.
@@ -18,6 +19,7 @@ app = typer.Typer(
 
 data = typer.Typer(help="Look at a converted dataset and check it.", no_args_is_help=True)
 app.add_typer(data, name="data")
+app.add_typer(recipe, name="recipe")
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a converted dataset.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -72,6 +74,41 @@ def summary(root: Path = Path("."), debug: Debug = False) -> None:
     else:
         where += f"MLflow:  {uri}"
     console.print(where, highlight=False, soft_wrap=True)
+
+
+@app.command("import-weights")
+def import_published(
+    fmt: Annotated[str, typer.Argument(metavar="FORMAT", help="monodepth2, fastdepth, densedepth")],
+    path: Annotated[Path, typer.Argument(help="monodepth2: a folder; the others: a file.")],
+    out: Annotated[Path, typer.Option(help="A new folder, which becomes a checkpoint.")],
+    min_depth: Annotated[float | None, typer.Option(help="In place of the published one.")] = None,
+    max_depth: Annotated[float | None, typer.Option(help="In place of the published one.")] = None,
+    metres_per_unit: Annotated[
+        float | None, typer.Option(help="monodepth2: depth is metric, in units of so many m.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Turn weights of a published project into a checkpoint."""
+    from dataclasses import asdict
+
+    from mde.errors import InputError
+    from mde.files import file_sha256, fresh_folder
+    from mde.models.weights import read_published
+    from mde.provenance import Provenance
+    from mde.train.checkpoint import save_model
+
+    given = {"min_depth": min_depth, "max_depth": max_depth, "metres_per_unit": metres_per_unit}
+    with explained(debug):
+        if out.exists():
+            raise InputError(f"{out}: is there already; give a new folder with --out")
+        found = read_published(fmt, path, **{k: v for k, v in given.items() if v is not None})
+        variant = {"name": f"{fmt}-{found.config.encoder}", "model": asdict(found.config)}
+        state = {"epoch": 0, "step": 0, **Provenance.of(variant, "unknown").as_dict()}
+        state["imported"] = {str(file): file_sha256(file) for file in found.files}
+        with fresh_folder(out) as folder:
+            save_model(folder, found.model, state)
+        print(f"{found.describe()}\n{out}: model.safetensors, state.json")
+        print(f"next: mde.evaluate.load_depth_model(Path('{out}')) gives the model, in eval mode")
 
 
 @data.command()

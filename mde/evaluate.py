@@ -14,16 +14,17 @@ from numpy.typing import NDArray
 from rich.progress import track
 from torch import Tensor
 
+from mde.config import parse_section
 from mde.data.codecs import decode_depth, decode_image
 from mde.data.shards import read_manifest, read_rows
 from mde.errors import InputError
 from mde.files import write_json
 from mde.metrics import mean_over_images
-from mde.models import DepthModel, build_model
+from mde.models import DepthModel, ModelConfig, build_model
 from mde.protocols import Protocol
 from mde.schema import Row
 from mde.train.checkpoint import load_model, read_state
-from mde.variants import Variant, from_dict
+from mde.variants import from_dict
 from mde.visualize import draw_panel, figure_to_png
 
 
@@ -46,15 +47,18 @@ class Predictor(Interface):
         ...
 
 
-def load_checkpoint_model(folder: Path) -> tuple[Variant, DepthModel, dict[str, Any]]:
-    """Rebuild the depth model of a checkpoint, in eval mode; also its variant and its state."""
+def load_depth_model(folder: Path) -> tuple[DepthModel, dict[str, Any]]:
+    """Rebuild the depth model of a checkpoint, trained or imported, in eval mode; also its state.
+
+    Raises InputError when the folder is not a whole checkpoint.
+    """
     state = read_state(folder)
-    variant = from_dict(state["variant"], folder / "state.json")
     # Weights come from the checkpoint: nothing is downloaded.
     content = state["variant"]["model"] | {"weights": "scratch"}
-    model = build_model(type(variant.model)(**content))
+    config = parse_section(folder / "state.json", "variant.model", content, ModelConfig)
+    model = build_model(config)
     load_model(folder, model)
-    return variant, model.eval(), state
+    return model.eval(), state
 
 
 class ModelPredictor:
@@ -146,7 +150,8 @@ def evaluate(
 
     Raises InputError when the split has no image with ground truth.
     """
-    variant, model, state = load_checkpoint_model(checkpoint)
+    model, state = load_depth_model(checkpoint)
+    variant = from_dict(state["variant"], checkpoint / "state.json")
     rows = list(read_rows(data, split))
     started = time.perf_counter()
     steps = track(rows, description=f"evaluate {variant.name}", transient=False)

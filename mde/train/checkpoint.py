@@ -17,6 +17,8 @@ from mde.files import disk_fault, file_sha256, read_json
 
 FORMAT = 1
 FILES = ("model.safetensors", "optimizer.pt")
+# Of the depth model's tensors, among those of the objective that it was trained in.
+MODEL_PREFIX = "model."
 
 
 def save_checkpoint(
@@ -28,8 +30,26 @@ def save_checkpoint(
     variant, git commit and data hash.
     Raises InputError when the disk is full; nothing of the checkpoint is left in the folder then.
     """
+    _save(folder, module.state_dict(), optimizer, state)
+
+
+def save_model(folder: Path, model: nn.Module, state: dict[str, Any]) -> None:
+    """Write a depth model alone: a checkpoint for `load_model`, from which no training goes on.
+
+    state, and what is raised: as in `save_checkpoint`.
+    """
+    tensors = {MODEL_PREFIX + name: value for name, value in model.state_dict().items()}
+    _save(folder, tensors, None, state)
+
+
+def _save(
+    folder: Path,
+    tensors: dict[str, Tensor],
+    optimizer: dict[str, Any] | None,
+    state: dict[str, Any],
+) -> None:
     try:
-        _write(folder, module, optimizer, state)
+        _write(folder, tensors, optimizer, state)
     except Exception as error:
         fault = disk_fault(error, folder)
         for name in (*FILES, "state.json.tmp"):
@@ -43,14 +63,17 @@ def save_checkpoint(
 
 
 def _write(
-    folder: Path, module: nn.Module, optimizer: dict[str, Any], state: dict[str, Any]
+    folder: Path,
+    tensors: dict[str, Tensor],
+    optimizer: dict[str, Any] | None,
+    state: dict[str, Any],
 ) -> None:
-    tensors = {
-        name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()
-    }
-    save_file(tensors, folder / "model.safetensors")
-    torch.save(optimizer, folder / "optimizer.pt")
-    files = {name: file_sha256(folder / name) for name in FILES}
+    whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    save_file(whole, folder / "model.safetensors")
+    if optimizer is not None:
+        torch.save(optimizer, folder / "optimizer.pt")
+    written = FILES if optimizer is not None else FILES[:1]
+    files = {name: file_sha256(folder / name) for name in written}
     draft = folder / "state.json.tmp"
     draft.write_text(json.dumps({"format": FORMAT, **state, "sha256": files}, indent=2))
     os.replace(draft, folder / "state.json")
@@ -76,9 +99,12 @@ def read_state(folder: Path) -> dict[str, Any]:
 def load_checkpoint(folder: Path, module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
     """Restore the networks in place; returns the state, and the state dicts of the optimizer.
 
-    Raises InputError as `read_state` does, or when the tensors are those of another network.
+    Raises InputError as `read_state` does, when the tensors are those of another network, or when
+    the folder holds a model alone.
     """
     state = read_state(folder)
+    if "optimizer.pt" not in state["sha256"]:
+        raise InputError(f"{folder}: a model without its optimizer: no training goes on from it")
     _fill(module, load_file(folder / "model.safetensors"), folder)
     return state, torch.load(folder / "optimizer.pt", weights_only=True)
 
@@ -87,8 +113,11 @@ def load_model(folder: Path, model: nn.Module) -> None:
     """Fill a depth model from the checkpoint of the objective that it was trained in."""
     read_state(folder)
     tensors = load_file(folder / "model.safetensors")
-    prefix = "model."
-    own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    own = {
+        name.removeprefix(MODEL_PREFIX): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(MODEL_PREFIX)
+    }
     _fill(model, own, folder)
 
 

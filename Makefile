@@ -13,8 +13,8 @@ repro: $(BIN)/.installed  ## raw data → shards → models → registry → rep
 	mde summary
 
 test: $(BIN)/.installed  ## everything: core, Ray, DVC and MLflow
-	pytest -n auto --dist loadfile tests/core
-	pytest --ignore tests/core
+	pytest -n auto --dist loadfile tests/core tests/models
+	pytest --ignore tests/core --ignore tests/models
 
 check: $(BIN)/.installed  ## what to run before a commit: seconds
 	ruff check .

@@ -121,7 +121,9 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """The stage's optimizer, at its full rate."""
     lr = recipe.lr if stage.lr is None else stage.lr
-    options = {"lr": lr, "weight_decay": recipe.weight_decay, "fused": recipe.fused}
+    # None leaves the choice to torch, which prefers grouped kernels to a loop where it can.
+    fused = True if recipe.fused else None
+    options = {"lr": lr, "weight_decay": recipe.weight_decay, "fused": fused}
     return OPTIMIZERS[recipe.optimizer](params, recipe, **options)
 
 

@@ -1,6 +1,5 @@
-"""Options of the loop: stages, patience, accumulation, compilation, memory format."""
+"""Options of the loop: stages, patience, accumulation, memory format."""
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +12,12 @@ from torch import Tensor, nn
 from mde.errors import InputError
 from mde.train.context import LocalContext
 from mde.train.loop import train
-from mde.train.objectives import SupervisedConfig, build_objective
 from mde.train.recipe import Recipe, Stage, next_epoch
 from mde.train.step import split_batch
 from tests.core.test_train import (
     PROVENANCE,
     RECIPE,
     InMemory,
-    SmallDepth,
     Stops,
     assert_equal,
     build,
@@ -193,7 +190,7 @@ def test_parts_of_a_batch_differ_by_one_sample_at_most_and_lose_none():
     assert len(list(split_batch(make_batch(0, 2), 5))) == 2
 
 
-# --- Compilation, memory format, fused kernels ------------------------------------------------
+# --- Memory format, fused kernels -------------------------------------------------------------
 
 
 def losses(folder: Path, **options: Any) -> list[float]:
@@ -213,28 +210,3 @@ def test_channels_last_reaches_the_convolutions(tmp_path: Path):
     objective = build()
     run(tmp_path, objective, recipe=replace(RECIPE, epochs=1, channels_last=True))
     assert objective.model.layers[0].weight.is_contiguous(memory_format=torch.channels_last)
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_a_compiled_step_keeps_the_losses_and_compiles_once_for_all_batches(tmp_path: Path):
-    torch._dynamo.reset()
-    plain = losses(tmp_path / "plain", epochs=2)
-    with torch._dynamo.config.patch(recompile_limit=3, fail_on_recompile_limit_hit=True):
-        assert losses(tmp_path / "compiled", epochs=2, compile=True) == pytest.approx(
-            plain, rel=1e-4
-        )
-
-
-def test_the_compiled_step_is_a_compiled_one(tmp_path: Path):
-    seen: list[bool] = []
-
-    class Watched(SmallDepth):
-        def forward(self, image: Tensor) -> list[Tensor]:
-            seen.append(torch.compiler.is_compiling())
-            return super().forward(image)
-
-    torch._dynamo.reset()
-    objective = build_objective(SupervisedConfig("supervised", "mse"), Watched())
-    batches = InMemory(sizes=(4,))
-    run(tmp_path, objective, batches, Recipe(epochs=1, batch_size=4, compile=True))
-    assert all(seen)

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from benchmarks import devices, encoders, train_step
-from benchmarks.cases import CASES, FAMILIES, make_batch
+from benchmarks.cases import CASES, FAMILIES, make_batch, model_config
 
 REPOSITORY = Path(__file__).parents[2]
 FOREIGN = (
@@ -36,7 +35,7 @@ train_step.main(
     ["--model", "fastdepth-mobilenet", "--only", options, "--out", "steps.json", *small])
 small[2] = "--batch-train"
 encoders.main(
-    ["--families", "fastdepth", "--encoders", "mobilenet_v1", "--rounds", "1",
+    ["--families", "fastdepth", "--encoders", "mobilenet_v1",
      "--results", "results", "--out", "encoders.json", "--markdown", *small])
 """
 # All, and those that are never trained: monodepth2's decoder does not use DenseNet's last norm.
@@ -111,8 +110,8 @@ def test_an_encoder_is_measured_in_processes_of_its_own(run) -> None:
     # Training holds weights, gradients and momentum.
     assert cell["inference"]["resident_mib"] > 0.9 * weights_mib
     assert cell["training"]["resident_mib"] > 0.9 * 3 * weights_mib
-    assert cell["latency_p95_s"] >= cell["latency_median_s"] > 0
-    assert [len(part) for part in cell["latency_s"]] == [2]
+    assert cell["latency_s"]["p95"] >= cell["latency_s"]["median"] > 0
+    assert len(cell["latency_s"]["runs"]) == 2
     assert "0.125 (fast)" in printed
 
 
@@ -137,18 +136,13 @@ def test_accuracy_is_joined_by_family_encoder_and_downsampling(tmp_path: Path) -
     assert encoders.read_accuracy(None) == {}
 
 
-def test_a_latency_is_compared_within_its_round_and_family() -> None:
-    cells = {
-        "a + x": {"latency_s": [[1.0, 1.0], [4.0, 4.0], [1.0, 1.0]]},
-        "a + y": {"latency_s": [[2.0, 2.0], [8.0, 8.0], [9.0, 9.0]]},
-        "b + x": {"latency_s": [[7.0], [7.0], [7.0]]},
-        "b + y": {"failed": "no memory"},
-    }
-    encoders.add_latencies(cells)
-    assert cells["a + y"]["latency_ratio"] == 2.0
-    assert cells["b + x"]["latency_ratio"] == 1.0
-    assert cells["a + y"]["latency_p95_s"] == 9.0
-    assert cells["a + y"]["latency_median_s"] == 8.0
+def test_a_latency_is_compared_within_its_turn_and_family() -> None:
+    seconds = {"a + x": [1.0, 4.0, 1.0], "a + y": [2.0, 8.0, 9.0], "b + x": [7.0, 7.0, 7.0]}
+    found = encoders.summarise(seconds)
+    assert found["a + y"]["ratio"] == 2.0
+    assert found["b + x"]["ratio"] == 1.0
+    assert found["a + y"]["p95"] == 9.0
+    assert found["a + y"]["median"] == 8.0
 
 
 def test_a_percentile_is_one_of_the_values() -> None:
@@ -184,7 +178,7 @@ def test_the_batch_is_what_the_objective_asks_for() -> None:
     assert len(batch["sample_id"]) == 3
 
 
-def test_both_sides_start_with_the_same_weights_and_without_dropout() -> None:
+def test_both_sides_start_with_the_same_weights() -> None:
     case = train_step.replace(CASES["fastdepth-mobilenet"], size=(32, 32), batch=2)
     sides = [
         train_step.Side(case, options, torch.device("cpu"))
@@ -192,8 +186,10 @@ def test_both_sides_start_with_the_same_weights_and_without_dropout() -> None:
     ]
     for ours, theirs in zip(*(side.objective.parameters() for side in sides), strict=True):
         assert torch.equal(ours, theirs)
-    for module in sides[0].objective.modules():
-        assert not isinstance(module, nn.Dropout) or module.p == 0
+
+
+def test_the_quarter_network_sees_a_quarter_of_the_image() -> None:
+    assert model_config(CASES["densedepth-densenet169-quarter"]).downsample == 4
 
 
 def test_a_gpu_that_is_not_there_is_refused() -> None:

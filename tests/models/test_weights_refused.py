@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from mde.cli import app
 from mde.errors import InputError
 from mde.models.weights import import_pose, import_weights
-from tests.core.published import (
+from tests.models.published import (
     DepthDecoder,
     MobileNetSkipAdd,
     ResNetEncoder,
@@ -133,7 +133,7 @@ def test_pickled_code_is_refused_with_its_class_and_the_way_out(new_format: bool
     path = tmp_path / "mobilenet-nnconv5dw-skipadd.pth.tar"
     torch.save({"epoch": 14, "model": Net()}, path, _use_new_zipfile_serialization=new_format)
     found = message("fastdepth", path)
-    assert f"{path}: it holds Python code (tests.core.test_weights_refused.Net)" in found
+    assert f"{path}: it holds Python code (tests.models.test_weights_refused.Net)" in found
     assert "torch.save(checkpoint['model'].state_dict(), NEW)" in found
 
 

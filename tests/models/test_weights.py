@@ -18,7 +18,7 @@ from mde.models.weights import import_pose, import_weights, read_published
 from mde.models.weights.files import Source, read_pair
 from mde.models.weights.names import recognize_backbone, width_of
 from mde.train.checkpoint import load_checkpoint, load_model, read_state
-from tests.core.published import (
+from tests.models.published import (
     DenseNetEncoder,
     DepthDecoder,
     MobileNetSkipAdd,

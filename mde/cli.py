@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from mde.cli_recipes import recipe
@@ -32,16 +33,19 @@ def check(params: Path = Path("params.yaml"), debug: Debug = False) -> None:
     from mde.config import load_params, load_section
     from mde.data.sample import SampleConfig
     from mde.data.sources import load_source_config
-    from mde.variants import load_variant
+    from mde.variants import check_networks, load_variant
 
     with explained(debug):
         content = load_params(params)
         load_section(params, "sample", SampleConfig)
         load_section(params, "cluster", ClusterConfig)
-        for dataset in content.get("datasets") or {}:
-            load_source_config(params, dataset)
-        for variant in content.get("variants") or {}:
-            load_variant(params, variant)
+        datasets = content.get("datasets") or {}
+        sizes = {name: load_source_config(params, name).size for name in datasets}
+        variants = content.get("variants") or {}
+        for name in track(variants, description="networks", transient=True):
+            variant = load_variant(params, name)
+            size = variant.augment.size or sizes[variant.dataset]
+            check_networks(variant, size, f"{params}: variants.{name}")
         print(f"{params} is fine")
 
 

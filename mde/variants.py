@@ -1,15 +1,23 @@
 """A variant: model, dataset, objective, recipe and protocol under one name of `params.yaml`."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from mde.config import find_section, load_params, parse_section, unknown_key
 from mde.data.augment import Augment
 from mde.errors import InputError
-from mde.models import ModelConfig
+from mde.models import ModelConfig, build_mask, build_model, build_pose
 from mde.protocols import PROTOCOLS, Protocol
-from mde.train.objectives import OBJECTIVES, ObjectiveConfig
+from mde.train.objectives import (
+    OBJECTIVES,
+    Objective,
+    ObjectiveConfig,
+    SelfSupervisedConfig,
+    build_objective,
+)
 from mde.train.recipe import Recipe
 
 PARTS = ("dataset", "model", "objective", "recipe", "augment", "protocol")
@@ -45,6 +53,41 @@ def from_dict(content: dict[str, Any], path: Path) -> Variant:
     """Rebuild a variant from `as_dict`, as it stands in the file `path`."""
     section = {key: value for key, value in content.items() if key != "name"}
     return _parse(section, path, "variant", content["name"])
+
+
+def build_networks(variant: Variant) -> Objective:
+    """The depth model and what trains along, in the variant's objective."""
+    config, model = variant.objective, build_model(variant.model)
+    if not isinstance(config, SelfSupervisedConfig):
+        return build_objective(config, model)
+    pose = build_pose(variant.model) if config.needs_pose else None
+    mask = build_mask(model, config.num_sources) if config.needs_mask else None
+    return build_objective(config, model, pose, mask)
+
+
+def check_networks(variant: Variant, size: tuple[int, int] | None, where: str) -> None:
+    """Go through the stages of a training with shapes alone: no memory, no weights, no data.
+
+    size: (H, W) of the batches, where it is known. where: file and key, for the message.
+    Raises InputError for settings that the networks do not take: a size that does not fit, a stage
+    of a part or of a map that is not there.
+    """
+    shapes_only = replace(variant, model=replace(variant.model, weights="scratch"))
+    try:
+        with torch.device("meta"):
+            objective = build_networks(shapes_only)
+            for stage in variant.recipe.all_stages:
+                objective.start_stage(stage.train, stage.output)
+                if size is not None:
+                    natives = objective.model(torch.zeros(2, 3, *size))
+                    _check_output(stage.output, len(natives))
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def _check_output(output: int, num_maps: int) -> None:
+    if output >= num_maps:
+        raise ValueError(f"output: the model has {num_maps} native maps, found number {output}")
 
 
 def _parse(section: dict[str, Any], path: Path, key: str, name: str) -> Variant:

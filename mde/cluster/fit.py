@@ -24,16 +24,10 @@ from torch.nn.parallel import DistributedDataParallel
 from mde.cluster.feed import Feed
 from mde.cluster.read_ahead import ReadAhead
 from mde.cluster.session import ClusterConfig, check_resources, connect, find_input_error, quiet
-from mde.models import build_mask, build_model, build_pose
 from mde.train.context import SaveTo
 from mde.train.loop import train
-from mde.train.objectives import (
-    Objective,
-    SelfSupervisedConfig,
-    SupervisedConfig,
-    build_objective,
-)
-from mde.variants import Variant
+from mde.train.objectives import SupervisedConfig
+from mde.variants import Variant, build_networks
 
 OnEpoch = Callable[[dict[str, float]], None]
 
@@ -110,16 +104,6 @@ def train_worker(config: dict[str, Any]) -> None:
     )
     batches = ReadAhead(feed, variant.recipe.epochs)
     train(objective, batches, variant.recipe, context, job.provenance)
-
-
-def build_networks(variant: Variant) -> Objective:
-    """The depth model and what trains along, in the variant's objective."""
-    config, model = variant.objective, build_model(variant.model)
-    if not isinstance(config, SelfSupervisedConfig):
-        return build_objective(config, model)
-    pose = build_pose(variant.model) if config.needs_pose else None
-    mask = build_mask(model, config.num_sources) if config.needs_mask else None
-    return build_objective(config, model, pose, mask)
 
 
 class RayContext:

@@ -11,7 +11,9 @@ from mde.cluster.session import ClusterConfig
 from mde.data.convert import convert, run_one_by_one
 from mde.data.sources import load_source_config
 from mde.errors import InputError
+from mde.models import ModelConfig
 from mde.train.checkpoint import read_state
+from mde.train.recipe import Stage
 from mde.variants import Variant, load_variant
 from tests.conftest import flip_a_bit
 
@@ -54,6 +56,29 @@ def test_two_workers_share_the_epoch(job: FitJob, tmp_path: Path) -> None:
     state = read_state(fit(with_epochs(job, 1, num_workers=2), tmp_path, "two", nothing))
     assert state["step"] == state["history"][-1]["step"] > 0
     assert state["history"][-1]["val_loss"] > 0
+
+
+def test_two_workers_go_through_the_stages_of_a_recipe(job: FitJob, tmp_path: Path) -> None:
+    model = ModelConfig("eigen", "vgg16", "scratch", 0.1, width=0.05, input_size=(64, 96))
+    stages = (Stage(1, train=("scale1", "scale2"), output=1), Stage(1, train=("scale3",)))
+    recipe = dataclasses.replace(job.variant.recipe, stages=stages, epochs=2, accumulate=2)
+    variant = dataclasses.replace(job.variant, model=model, recipe=recipe)
+    staged = dataclasses.replace(with_epochs(job, 2, num_workers=2), variant=variant)
+    history = read_state(fit(staged, tmp_path, "staged", nothing))["history"]
+    assert [point["stage"] for point in history] == [0, 1]
+    assert all(point["val_loss"] > 0 for point in history)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_batch(
+    job: FitJob, tmp_path: Path
+) -> None:
+    hot = dataclasses.replace(job.variant.recipe, lr=1e38, optimizer="sgd", epochs=2)
+    once = with_epochs(job, 2, max_failures=0)
+    broken = dataclasses.replace(once, variant=dataclasses.replace(job.variant, recipe=hot))
+    with pytest.raises(Exception, match=r"the loss is not finite .*samples: .*non_finite-rank0"):
+        fit(broken, tmp_path, "broken", nothing)
+    (kept,) = (tmp_path / "broken").glob("non_finite-rank0-*.safetensors")
+    assert load_file(kept)["depth"].ndim == 4
 
 
 def test_a_damaged_dataset_is_named_by_the_driver(job: FitJob, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """Pictures of depth: colour maps, panels of image | truth | prediction | error, loss curves."""
 
 import io
+import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -108,21 +110,34 @@ def draw_panel(
 
 
 def draw_history(histories: dict[str, Sequence[dict[str, Any]]]) -> Figure:
-    """Training and validation loss by epoch, one plot for each variant."""
+    """Training and validation loss by epoch, one plot for each variant, three in a row.
+
+    A dashed line stands where a stage of the training begins, which may have another loss.
+    """
     count = max(1, len(histories))
-    figure = Figure(figsize=(5.5 * count, 3.2), layout="constrained")
-    plots = np.atleast_1d(figure.subplots(1, count))
+    rows, columns = math.ceil(count / 3), min(count, 3)
+    figure = Figure(figsize=(5.5 * columns, 3.2 * rows), layout="constrained")
+    plots = np.atleast_1d(figure.subplots(rows, columns)).ravel()
     for axis, (name, history) in zip(plots, histories.items(), strict=False):
-        epochs = [point["epoch"] for point in history]
-        for key, label in (("train_loss", "train"), ("val_loss", "val")):
-            if history and key in history[0]:
-                axis.plot(epochs, [point[key] for point in history], label=label, marker=".")
+        _plot_losses(axis, history)
         axis.set_title(name, fontsize=10)
-        axis.set_xlabel("epoch")
-        axis.set_ylabel("loss")
-        axis.grid(alpha=0.3)
-        axis.legend()
+    for axis in plots[len(histories) :]:
+        axis.set_axis_off()
     return figure
+
+
+def _plot_losses(axis: Axes, history: Sequence[dict[str, Any]]) -> None:
+    epochs = [point["epoch"] for point in history]
+    for key, label in (("train_loss", "train"), ("val_loss", "val")):
+        if history and key in history[0]:
+            axis.plot(epochs, [point[key] for point in history], label=label, marker=".")
+    for before, after in itertools.pairwise(history):
+        if before.get("stage") != after.get("stage"):
+            axis.axvline(after["epoch"] - 0.5, color="gray", linestyle="--", linewidth=1)
+    axis.set_xlabel("epoch")
+    axis.set_ylabel("loss")
+    axis.grid(alpha=0.3)
+    axis.legend()
 
 
 def figure_to_png(figure: Figure, dpi: int = 80) -> bytes:

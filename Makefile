@@ -25,6 +25,8 @@ check: $(BIN)/.installed  ## what to run before a commit: seconds
 bench: $(BIN)/.installed  ## speed against named peers: ratios, kept in benchmarks/results
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -r benchmarks/requirements.txt
 	python -m benchmarks.data
+	python -m benchmarks.train_step --model fastdepth-mobilenet
+	python -m benchmarks.encoders --markdown
 
 # The versions and hashes of requirements.lock, then this package as it stands here.
 $(BIN)/.installed: requirements.lock pyproject.toml

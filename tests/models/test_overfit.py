@@ -84,8 +84,8 @@ SUPERVISED: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any], floa
     "densedepth": (
         {"encoder": "densenet169", "width": 0.25},
         {"loss": "densedepth", "space": "inverse", "at": "native"},
-        {"epochs": 20, "lr": 1e-3},
-        0.7,
+        {"epochs": 35, "lr": 1e-3},
+        0.5,
     ),
 }
 
@@ -112,7 +112,8 @@ def test_monodepth2_finds_the_distance_of_a_wall(encoder: str, lr: float, tmp_pa
     model = model_of("monodepth2", encoder, min_depth=3.0, max_depth=100.0)
     objective = build_objective(SelfSupervisedConfig("self_supervised", "s"), model)
     batch = stereo_wall()
-    assert learn(objective, batch, Recipe(epochs=25, batch_size=1, lr=lr), tmp_path) < 0.6
+    # What only one of the two sees keeps its error.
+    assert learn(objective, batch, Recipe(epochs=30, batch_size=1, lr=lr), tmp_path) < 0.7
     with torch.no_grad():
         depth = objective.model.native_to_depth(model(batch["image"] / 255)[0])
     # What lies near the border is not in both views.

@@ -59,10 +59,15 @@ def disk_fault(error: BaseException, folder: Path) -> str | None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON in one rename, making the folder if need be."""
+    write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file in one rename, making the folder if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.partial")
     try:
-        draft.write_text(json.dumps(content, indent=2) + "\n")
+        draft.write_bytes(data)
         os.replace(draft, path)
     finally:
         draft.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from mde.errors import InputError
 
 T = TypeVar("T")
 
-SECTIONS = ("sample", "datasets", "variants", "cluster")
+SECTIONS = ("sample", "datasets", "variants", "run", "cluster")
 
 
 def load_params(path: Path) -> dict[str, Any]:
@@ -42,12 +42,16 @@ def load_params(path: Path) -> dict[str, Any]:
     return params
 
 
-def load_section(path: Path, key: str, kind: type[T]) -> T:
+def load_section(path: Path, key: str, kind: type[T], optional: bool = False) -> T:
     """Read the dotted `key` of a params file into `kind`.
 
+    optional: a section that is not there has its defaults.
     Raises InputError when the key is absent or its content does not fit `kind`.
     """
-    return parse_section(path, key, find_section(load_params(path), path, key), kind)
+    params = load_params(path)
+    if optional and key not in params:
+        return kind()
+    return parse_section(path, key, find_section(params, path, key), kind)
 
 
 def find_section(params: dict[str, Any], path: Path, key: str) -> dict[str, Any]:

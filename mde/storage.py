@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from mde.errors import InputError
 from mde.files import fresh_folder, write_bytes
@@ -60,6 +60,14 @@ def open_storage(uri: str | Path) -> Storage:
     if parts.scheme == "file":
         return FolderStorage(Path(parts.path))
     return BucketStorage(text)
+
+
+def join_uri(uri: str, name: str) -> str:
+    """The path or URI of `name` below another; the options of a URI stay."""
+    if "://" not in uri:
+        return str(Path(uri) / name)
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))
 
 
 class FolderStorage:

@@ -1,92 +1,131 @@
 """Train a variant with Ray Train: DDP workers, each with its feed, checkpoints in the storage."""
 
-import tempfile
-from collections.abc import Callable
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.train
 import torch
-from ray.train import (
-    Checkpoint,
-    CheckpointConfig,
-    FailureConfig,
-    LoggingConfig,
-    RunConfig,
-    ScalingConfig,
-    UserCallback,
-)
+from pyarrow.fs import FileSystem
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchTrainer, get_device
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
+from mde.cluster.board import start_board, watching
 from mde.cluster.feed import Feed
 from mde.cluster.read_ahead import ReadAhead
 from mde.cluster.session import ClusterConfig, check_resources, connect, find_input_error, quiet
-from mde.train.context import SaveTo
+from mde.errors import InputError
+from mde.storage import open_storage
+from mde.train import checkpoints
+from mde.train.context import data_parallel
+from mde.train.guard import NotFiniteError
 from mde.train.loop import train
 from mde.train.objectives import SupervisedConfig
 from mde.variants import Variant, build_networks
-
-OnEpoch = Callable[[dict[str, float]], None]
 
 
 @dataclass(frozen=True)
 class FitJob:
     """Everything a worker needs, on whichever node it runs.
 
-    data: the dataset's folder, on storage that all nodes see. provenance: kept in checkpoints.
+    data: the dataset's folder, on storage that all nodes see. storage: of this run, a path or URI
+    that all nodes see. provenance: kept in checkpoints.
     """
 
     variant: Variant
     data: Path
+    storage: str
     cluster: ClusterConfig
     provenance: dict[str, Any]
+    run: checkpoints.RunConfig = checkpoints.RunConfig()
 
 
-def fit(job: FitJob, storage: Path, name: str, on_epoch: OnEpoch) -> Path:
-    """Train to the end, from the last checkpoint of run `name` in `storage` if there is one.
+def fit(job: FitJob) -> Path:
+    """Train to the end, from the newest checkpoint in the run's storage if there is one.
 
-    on_epoch gets an epoch's metrics, once, in the controller's process: not on the step's path.
-    Returns the folder of the last checkpoint. Raises InputError for what a person can mend.
+    Workers that die, and nodes, are replaced `max_failures` times. Returns a local folder with the
+    checkpoint that is the result: a copy that lives as long as this process when the storage is
+    remote. Raises InputError for what a person can mend, and NotFiniteError when the loss is not
+    finite.
     """
     connect()
     check_resources(job.cluster)
+    board = start_board()
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"job": job, "folder": storage.resolve() / name},
-        scaling_config=ScalingConfig(
-            num_workers=job.cluster.num_workers,
-            use_gpu=job.cluster.use_gpu,
-            resources_per_worker={
-                "CPU": job.cluster.cpus_per_worker,
-                **({"GPU": 1} if job.cluster.use_gpu else {}),
-            },
-        ),
+        train_loop_config={"job": job, "board": board},
+        scaling_config=_scaling(job.cluster),
         run_config=RunConfig(
-            name=name,
-            storage_path=str(storage.resolve()),
+            name="ray",
             failure_config=FailureConfig(max_failures=job.cluster.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-            callbacks=[EpochCallback(on_epoch)],  # type: ignore[list-item]
+            callbacks=[SayWhy()],  # type: ignore[list-item]
             logging_config=LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]
+            **_ray_storage(job.storage),
         ),
     )
     try:
-        result = trainer.fit()
+        with watching(board, job.variant.name):
+            trainer.fit()
     except Exception as error:
         raise find_input_error(error) or error from None
-    if result.checkpoint is None:
-        raise RuntimeError(f"training of {name} ended without a checkpoint")
-    return Path(result.checkpoint.path)
+    if fatal := ray.get(board.fatal.remote()):
+        raise fatal
+    return result_of(job)
+
+
+def result_of(job: FitJob) -> Path:
+    """A local folder with the result of a run. Raises InputError when there is none."""
+    storage = open_storage(job.storage)
+    folder = storage.fetch_folder(checkpoints.result_name(storage, job.run))
+    # Its copies go with it.
+    _opened.append(storage)
+    return folder
+
+
+_opened: list[Any] = []
+
+
+def _scaling(cluster: ClusterConfig) -> ScalingConfig:
+    gpus = {"GPU": 1} if cluster.use_gpu else {}
+    fewest = cluster.min_workers or cluster.num_workers
+    elastic = fewest < cluster.num_workers
+    return ScalingConfig(
+        num_workers=(fewest, cluster.num_workers) if elastic else cluster.num_workers,
+        use_gpu=cluster.use_gpu,
+        resources_per_worker={"CPU": cluster.cpus_per_worker, **gpus},
+        placement_strategy=cluster.placement,
+    )
+
+
+def _ray_storage(uri: str) -> dict[str, Any]:
+    # Ray Train checks with it that every worker sees the storage; checkpoints are ours.
+    if "://" not in uri:
+        return {"storage_path": str(Path(uri).resolve())}
+    system, path = FileSystem.from_uri(uri)
+    return {"storage_path": path, "storage_filesystem": system}
 
 
 def train_worker(config: dict[str, Any]) -> None:
     """What runs in each training worker."""
     quiet()
-    job: FitJob = config["job"]
-    variant, context = job.variant, RayContext(config["folder"])
+    job, board = config["job"], config["board"]
+    if ray.get(board.fatal.remote()) is not None:
+        # Ray Train starts all workers again after any failure; this one would only come back.
+        return
+    try:
+        _train(job, board)
+    except (InputError, NotFiniteError) as error:
+        ray.get(board.fail.remote(error))
+        # The others, waiting for this worker, have to be ended; a lone one is simply done.
+        if ray.train.get_context().get_world_size() > 1 and not isinstance(error, NotFiniteError):
+            raise
+
+
+def _train(job: FitJob, board: Any) -> None:
+    variant, context = job.variant, RayContext(job.storage)
     # Equal on all ranks, and from run to run.
     torch.manual_seed(variant.recipe.seed)
     objective = build_networks(variant)
@@ -102,15 +141,18 @@ def train_worker(config: dict[str, Any]) -> None:
         decode_tasks=job.cluster.decode_tasks,
         cpus_per_decode=job.cluster.cpus_per_decode,
     )
-    batches = ReadAhead(feed, variant.recipe.epochs)
-    train(objective, batches, variant.recipe, context, job.provenance)
+    with contextlib.closing(ReadAhead(feed, variant.recipe.epochs)) as batches:
+        train(
+            objective, batches, variant.recipe, context, job.provenance, job.run,
+            show=board.show.remote,
+        )  # fmt: skip
 
 
 class RayContext:
     """`mde.train.context.TrainContext` on a Ray Train worker."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, storage: str) -> None:
+        self.storage = open_storage(storage)
         worker = ray.train.get_context()
         self.rank: int = worker.get_world_rank()
         self.world_size: int = worker.get_world_size()
@@ -118,41 +160,11 @@ class RayContext:
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """DDP; Ray Train has set up the process group (NCCL or gloo)."""
-        module = module.to(self.device)
-        if self.world_size == 1:
-            return module
-        devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=devices)
-
-    def report(self, metrics: dict[str, float], save_to: SaveTo | None) -> None:
-        """Hand metrics and rank 0's checkpoint to the controller; all workers meet here."""
-        if save_to is None:
-            ray.train.report(metrics)
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            save_to(Path(folder))
-            ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
-
-    def latest_checkpoint(self) -> Path | None:
-        """The newest checkpoint that the controller knows, copied here if it lies elsewhere."""
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            return None
-        self._restored = Path(tempfile.mkdtemp())
-        return Path(checkpoint.to_directory(str(self._restored)))
+        return data_parallel(module, self.device, self.world_size)
 
 
-class EpochCallback(UserCallback):
-    """Runs in the controller, so it outlives workers and needs no rank."""
-
-    def __init__(self, on_epoch: OnEpoch) -> None:
-        self.on_epoch = on_epoch
-
-    def after_report(
-        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Checkpoint | None
-    ) -> None:
-        """Called once for each report that all workers have made."""
-        self.on_epoch(metrics[0])
+class SayWhy(UserCallback):
+    """Runs in Ray Train's controller."""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Say which workers failed, and why; Ray Train then restarts all or gives up."""

@@ -5,6 +5,7 @@ A folder with `state.json` is whole; it holds the SHA-256 of the other files.
 
 import json
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,15 @@ MODEL_PREFIX = "model."
 
 
 def save_checkpoint(
-    folder: Path, module: nn.Module, optimizer: dict[str, Any], state: dict[str, Any]
+    folder: Path, tensors: dict[str, Tensor], optimizer: dict[str, Any], state: dict[str, Any]
 ) -> None:
     """Write a checkpoint into an existing folder.
 
-    optimizer: state dicts, of tensors and plain values. state: anything JSON, such as epoch, step,
-    variant, git commit and data hash.
+    tensors: an objective's state dict. optimizer: state dicts, of tensors and plain values. state:
+    anything JSON, such as epoch, step, variant, git commit and data hash.
     Raises InputError when the disk is full; nothing of the checkpoint is left in the folder then.
     """
-    _save(folder, module.state_dict(), optimizer, state)
+    _save(folder, tensors, optimizer, state)
 
 
 def save_model(folder: Path, model: nn.Module, state: dict[str, Any]) -> None:
@@ -105,8 +106,19 @@ def load_checkpoint(folder: Path, module: nn.Module) -> tuple[dict[str, Any], di
     state = read_state(folder)
     if "optimizer.pt" not in state["sha256"]:
         raise InputError(f"{folder}: a model without its optimizer: no training goes on from it")
+    optimizer = _load_optimizer(folder / "optimizer.pt")
     _fill(module, load_file(folder / "model.safetensors"), folder)
-    return state, torch.load(folder / "optimizer.pt", weights_only=True)
+    return state, optimizer
+
+
+def _load_optimizer(path: Path) -> dict[str, Any]:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise InputError(
+            f"{path}: not a state of plain values and tensors, so it was not loaded: a pickle can "
+            "run any program"
+        ) from error
 
 
 def load_model(folder: Path, model: nn.Module) -> None:

@@ -1,35 +1,38 @@
 """The training loop. It is handed an objective, batches and a context, and knows nothing else."""
 
-import functools
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 
+from mde.errors import InputError
 from mde.schema import Batch
-from mde.train.checkpoint import load_checkpoint, save_checkpoint
-from mde.train.context import TrainContext, sum_over_ranks
+from mde.train.averages import Averages, means
+from mde.train.checkpoint import load_checkpoint
+from mde.train.checkpoints import Checkpoints, RunConfig
+from mde.train.context import TrainContext, from_first
+from mde.train.flushing import flushing
+from mde.train.journal import Journal
+from mde.train.progress import Lines, Progress, Show
 from mde.train.recipe import History, Recipe, Stage, next_epoch
-from mde.train.step import Stepper, Terms
+from mde.train.step import Stepper
+from mde.train.sync_norm import synchronize_batch_norm
+from mde.train.timing import Timing
 
-__all__ = ["Batches", "Recipe", "Stage", "train"]
+__all__ = ["Batches", "Recipe", "RunConfig", "Stage", "train"]
 
-SAY_EVERY_S = 30
-
-print_now = functools.partial(print, flush=True)
+SHOW_EVERY_S = 0.5
 
 
 class Batches(Protocol):
     """Where a worker's batches come from; every worker gets the same number of steps."""
 
-    def train(self, epoch: int) -> Iterator[tuple[Batch, float]]:
-        """One epoch of (batch, weight); weight = its share of the step's samples x workers."""
+    def train(self, epoch: int, start: int = 0) -> Iterator[tuple[Batch, float]]:
+        """An epoch from step `start`: (batch, its share of the step's samples x workers)."""
         ...
 
     def val(self) -> Iterator[tuple[Batch, float]]:
-        """The validation split, once, in a fixed order."""
+        """This worker's batches of the validation split; those of all are it, once."""
         ...
 
     @property
@@ -44,31 +47,30 @@ def train(
     recipe: Recipe,
     context: TrainContext,
     provenance: dict[str, Any],
-    say: Callable[[str], None] = print_now,
-) -> None:
-    """Train to the recipe's last epoch, from the context's latest checkpoint if there is one.
+    config: RunConfig | None = None,
+    show: Show | None = None,
+) -> History:
+    """Train to the recipe's last epoch, from the newest checkpoint in the context's storage.
 
-    objective: a `mde.train.objectives.Objective`. Reports metrics and a checkpoint after every
-    epoch. `provenance` (variant, git commit, data hash) is stored in each checkpoint. `say` gets
-    lines of progress on rank 0.
-    Raises FloatingPointError when a loss is not finite, and keeps the batch.
+    objective: a `mde.train.objectives.Objective`. provenance (variant, git commit, data hash) is
+    stored in each checkpoint. Rank 0 writes checkpoints and the journal of metrics, both from
+    threads of their own, and calls `show` with its progress.
+    Returns the metrics of all epochs. Raises InputError when no checkpoint can be gone on from, and
+    NotFiniteError when a loss is not finite.
     """
-    run = _Run(objective, batches, recipe, context, say if context.rank == 0 else _silent)
-    first_epoch = len(run.history)
-    started = time.perf_counter()
-    while (position := next_epoch(recipe, run.history)) is not None:
-        epoch = len(run.history)
-        # Seeded by epoch, so a resumed run draws what an uninterrupted one would have drawn.
-        torch.manual_seed(hash((recipe.seed, epoch, context.rank)) % 2**31)
-        metrics = run.train_epoch(*position) | run.validate()
-        run.history.append({**metrics, "epoch": epoch + 1, "step": run.step, "stage": position[0]})
-        eta_s = (time.perf_counter() - started) / (epoch + 1 - first_epoch)
-        run.say(_epoch_line(run.history[-1], recipe, eta_s * (recipe.epochs - epoch - 1)))
-        context.report(run.history[-1], run.save_to(provenance) if context.rank == 0 else None)
+    run = _Run(objective, batches, recipe, context, provenance, config or RunConfig(), show)
+    with flushing(run.journal), run.checkpoints:
+        run.restore()
+        while (position := next_epoch(recipe, run.history)) is not None:
+            run.train_epoch(*position)
+    return run.history
 
 
 class _Run:
-    """One worker's training, and its position."""
+    """One worker's training, and its position.
+
+    step: optimizer steps so far. done: those of the present epoch.
+    """
 
     def __init__(
         self,
@@ -76,119 +78,161 @@ class _Run:
         batches: Batches,
         recipe: Recipe,
         context: TrainContext,
-        say: Callable[[str], None],
+        provenance: dict[str, Any],
+        config: RunConfig,
+        show: Show | None,
     ) -> None:
+        if recipe.sync_batch_norm:
+            synchronize_batch_norm(objective)
         objective.to(context.device)
         if recipe.channels_last:
             objective.to(memory_format=torch.channels_last)
         self.objective, self.batches, self.recipe = objective, batches, recipe
-        self.context, self.say = context, say
+        self.context, self.config = context, config
+        self.first = context.rank == 0
+        self.show: Show = (show or Lines()) if self.first else _nobody
+        self.journal = Journal(context.storage) if self.first else None
+        flush = self.journal.flush if self.journal else lambda: None
+        self.checkpoints = Checkpoints(context.storage, config, provenance, before_publish=flush)
         self.history: History = []
-        self.stage, self.step = 0, 0
-        checkpoint = context.latest_checkpoint()
-        if checkpoint is None:
-            self.stepper = self._start_stage(0)
-            return
-        state, stepper = load_checkpoint(checkpoint, objective)
-        self.history, self.step = state["history"], state["step"]
-        self.stage = int(self.history[-1]["stage"])
-        self.stepper = self._start_stage(self.stage)
-        self.stepper.load_state_dict(stepper)
-        say(f"going on after epoch {state['epoch']} of {recipe.epochs}")
+        self.step = self.done = self.stage = 0
+        self.sums, self.timing = Averages(), Timing()
 
-    def _start_stage(self, number: int) -> Stepper:
+    def restore(self) -> None:
+        """Go on from the newest checkpoint that fits, the same on all workers; else start."""
+        found, failure = None, None
+        if self.first:
+            try:
+                found = self.checkpoints.restore(self.objective, self._note)
+            except InputError as error:
+                failure = str(error)
+        name, failure = from_first((found and found[0], failure))
+        if failure:
+            raise InputError(failure)
+        if name and not found:
+            folder = self.context.storage.fetch_folder(name)
+            found = (name, *load_checkpoint(folder, self.objective))
+        self.stage = found[1]["stage"] if found else 0
+        self._start_stage(self.stage)
+        if found:
+            _, state, optimizer = found
+            self.stepper.load_state_dict(optimizer)
+            self.history, self.step, self.done = state["history"], state["step"], state["done"]
+            if self.first:
+                self.sums.restore(state["sums"])
+                self.timing.restore(state["timing"])
+            self._note(f"going on after step {self.step}")
+
+    def _start_stage(self, number: int) -> None:
         stage = self.recipe.all_stages[number]
         self.objective.start_stage(stage.train, stage.output)
-        return Stepper(self.objective, self.recipe, stage, self.context)
+        self.stage = number
+        self.stepper = Stepper(self.objective, self.recipe, stage, self.context)
 
-    def save_to(self, provenance: dict[str, Any]) -> Callable[..., None]:
-        """What writes the checkpoint of this moment into a folder."""
-        state = {
-            "epoch": len(self.history), "step": self.step, "history": self.history, **provenance
-        }  # fmt: skip
-        return functools.partial(
-            save_checkpoint,
-            module=self.objective,
-            optimizer=self.stepper.state_dict(),
-            state=state,
-        )
-
-    def train_epoch(self, stage: int, stage_epoch: int) -> dict[str, float]:
-        """One epoch of a stage; returns its metrics, over all workers."""
+    def train_epoch(self, stage: int, stage_epoch: int) -> None:
+        """One epoch of a stage, or what is left of it; then the validation, and a checkpoint."""
         if stage != self.stage:
-            self.stage, self.stepper = stage, self._start_stage(stage)
-            self.say(f"stage {stage + 1} of {len(self.recipe.all_stages)}")
-        sums, steps = _Sums(self.context.device), self.batches.steps_per_epoch
-        started = said = waited_from = time.perf_counter()
-        waited, epoch = 0.0, len(self.history)
-        for number, (batch, weight) in enumerate(self.batches.train(epoch)):
-            waited += time.perf_counter() - waited_from
-            terms = self.stepper.step(batch, weight, stage_epoch * steps + number, steps)
-            sums.add(terms, len(batch["sample_id"]))
-            self.step += 1
-            waited_from = time.perf_counter()
-            if waited_from - said > SAY_EVERY_S:
-                said = waited_from
-                speed = (number + 1) / (said - started)
-                self.say(
-                    f"epoch {epoch + 1}/{self.recipe.epochs} · step {number + 1}/{steps} · "
-                    f"{speed:.2f} steps/s"
-                )
-        seconds = time.perf_counter() - started
-        return {f"train_{name}": value for name, value in sums.means().items()} | {
+            self._start_stage(stage)
+        steps, epoch = self.batches.steps_per_epoch, len(self.history)
+        for batch, weight in self.timing.waiting(self.batches.train(epoch, self.done)):
+            # Seeded by step, so a resumed run draws what an uninterrupted one would have drawn.
+            torch.manual_seed(hash((self.recipe.seed, self.step, self.context.rank)) % 2**31)
+            number = stage_epoch * steps + self.done
+            terms = self.stepper.step(batch, weight, self.step, number, steps)
+            self.sums.add(terms, len(batch["sample_id"]))
+            self.timing.images += len(batch["sample_id"])
+            self.step, self.done = self.step + 1, self.done + 1
+            self._after_step(terms, len(batch["sample_id"]))
+        self._end_epoch()
+
+    def _after_step(self, terms: dict[str, Any], count: int) -> None:
+        if self.step % self.config.log_steps == 0:
+            # Of all workers: a global batch does not depend on their number.
+            now = Averages()
+            now.add(terms, count)
+            values = {f"step_{name}": value for name, value in means(now.reduced()).items()}
+            self._log(values | self.timing.rates(self.context.world_size) | {
+                "step_lr": self.stepper.lr, "grad_norm": float(self.stepper.grad_norm)
+            })  # fmt: skip
+        if self.first and self.timing.due(SHOW_EVERY_S):
+            self.show(self._progress(float(terms["loss"])))
+        every = self.config.checkpoint_steps
+        # The end of an epoch has a checkpoint of its own.
+        if every and self.step % every == 0 and self.done < self.batches.steps_per_epoch:
+            self._save()
+
+    def _end_epoch(self) -> None:
+        reduced = self.sums.reduced()
+        seconds = self.timing.epoch_s
+        metrics = {f"train_{name}": value for name, value in means(reduced).items()} | {
             "lr": self.stepper.lr,
-            "images_per_s": sums.count / seconds,
-            "data_wait": waited / seconds,
+            "images_per_s": reduced["count"] / seconds,
+            "data_wait": self.timing.waited_s / seconds,
             "epoch_s": seconds,
+            "epoch": len(self.history) + 1,
+            "step": self.step,
+            "stage": self.stage,
         }
+        metrics |= {f"val_{name}": value for name, value in self.validate().items()}
+        self.history.append(metrics)
+        self._log({name: value for name, value in metrics.items() if name != "step"})
+        self.show(self._progress(metrics["train_loss"], metrics))
+        self.done, self.sums = 0, Averages()
+        self.timing.start_epoch()
+        self._save()
 
     def validate(self) -> dict[str, float]:
         """Loss terms of the validation split, over all workers; nothing when it is empty."""
-        sums = _Sums(self.context.device)
+        sums = Averages()
         self.objective.eval()
         with torch.no_grad():
             for batch, _ in self.batches.val():
-                terms = self.stepper.loss_terms(self.objective, batch)
-                sums.add(terms, len(batch["sample_id"]))
+                sums.add(self.stepper.loss_terms(self.objective, batch), len(batch["sample_id"]))
         self.objective.train()
-        return {f"val_{name}": value for name, value in sums.means().items()}
+        return means(sums.reduced())
+
+    def _save(self) -> None:
+        self.stepper.guard.check()
+        sums = self.sums.reduced()
+        if not self.first:
+            return
+        if self.done and self.checkpoints.busy:
+            self._note(f"no checkpoint at step {self.step}: the one before is still being written")
+            return
+        state = {
+            "epoch": len(self.history), "stage": self.stage, "step": self.step, "done": self.done,
+            "history": self.history, "sums": sums, "timing": self.timing.state(),
+        }  # fmt: skip
+        self.checkpoints.save(self.objective, self.stepper.state_dict(), state)
+
+    def _log(self, values: dict[str, float]) -> None:
+        if self.journal is not None:
+            self.journal.add(self.step, values)
+
+    def _note(self, text: str) -> None:
+        self.show(self._progress(float("nan"), note=text))
+
+    def _progress(
+        self, loss: float, metrics: dict[str, float] | None = None, note: str = ""
+    ) -> Progress:
+        stages, steps = len(self.recipe.all_stages), self.batches.steps_per_epoch
+        epoch = len(self.history) + (metrics is None)
+        left = steps * (self.recipe.epochs - epoch + 1) - self.done
+        rates = self.timing.rates(self.context.world_size)
+        return Progress(
+            epoch=epoch,
+            epochs=self.recipe.epochs,
+            step=steps if metrics else self.done,
+            steps=steps,
+            loss=loss,
+            images_per_s=metrics["images_per_s"] if metrics else rates["images_per_s"],
+            data_wait=metrics["data_wait"] if metrics else rates["data_wait"],
+            eta_s=left * self.timing.step_s,
+            stage=f"stage {self.stage + 1}/{stages} · " if stages > 1 else "",
+            val_loss=metrics.get("val_loss") if metrics else None,
+            note=note,
+        )
 
 
-class _Sums:
-    """Image-weighted sums of loss terms, reduced over workers at the end."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.totals: dict[str, Tensor] = {}
-        self.count = 0
-
-    def add(self, terms: Terms, count: int) -> None:
-        self.count += count
-        for name, value in terms.items():
-            total = self.totals.get(name, torch.zeros((), device=value.device))
-            self.totals[name] = total + value.detach().float() * count
-
-    def means(self) -> dict[str, float]:
-        """Means over all workers; afterwards `count` is over all workers too."""
-        names = sorted(self.totals)
-        values = [self.totals[name].double() for name in names]
-        count = torch.tensor(float(self.count), dtype=torch.float64, device=self.device)
-        reduced = sum_over_ranks(torch.stack([*values, count]))
-        self.count = int(reduced[-1])
-        return {
-            name: float(total / reduced[-1])
-            for name, total in zip(names, reduced[:-1], strict=True)
-        }
-
-
-def _silent(line: str) -> None:
+def _nobody(progress: Progress) -> None:
     pass
-
-
-def _epoch_line(metrics: dict[str, float], recipe: Recipe, eta_s: float) -> str:
-    val = f" · val {metrics['val_loss']:.4f}" if "val_loss" in metrics else ""
-    return (
-        f"epoch {metrics['epoch']:.0f}/{recipe.epochs} · loss {metrics['train_loss']:.4f}{val} · "
-        f"{metrics['images_per_s']:.1f} images/s · waiting for data "
-        f"{100 * metrics['data_wait']:.0f} % · ETA {eta_s / 60:.1f} min"
-    )

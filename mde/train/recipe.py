@@ -44,6 +44,7 @@ class Recipe:
     into so many parts that are computed one after the other, which saves memory; batch norm sees
     the parts. schedule: `step` multiplies the rate by `lr_gamma` every `lr_step` epochs, `cosine`
     warms up for 5 % of the steps and decays to zero; both start anew with each stage.
+    sync_batch_norm: statistics are those of all workers' samples, see `mde.train.sync_norm`.
     stages: `epochs` is their sum then. patience: as in Stage. momentum: of sgd.
     precision: `bf16` and `fp16` are autocast; losses stay in float32. fused: one kernel for all
     parameters of an optimizer step.
@@ -61,6 +62,7 @@ class Recipe:
     lr_gamma: float = 0.1
     grad_clip: float | None = None
     accumulate: int = 1
+    sync_batch_norm: bool = False
     patience: int | None = None
     stages: tuple[Stage, ...] = ()
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"

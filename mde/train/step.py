@@ -1,10 +1,8 @@
-"""One optimizer step on one worker: precision, accumulation, clipping, and the guard."""
+"""One optimizer step on one worker: precision, accumulation, clipping."""
 
 import contextlib
 import itertools
-import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,15 +10,15 @@ from torch import Tensor, nn
 
 from mde.schema import Batch
 from mde.train.context import TrainContext
+from mde.train.guard import Guard, Terms
 from mde.train.recipe import Recipe, Stage, build_optimizer, lr_factor
-
-Terms = dict[str, Tensor]
 
 
 class Stepper:
     """A stage's optimizer and the steps that it makes.
 
-    params: what is trained. step: number of the next step, over all stages.
+    params: what is trained. guard: what ends a run that is not finite. grad_norm: of the last
+    step, before clipping.
     """
 
     def __init__(
@@ -31,6 +29,8 @@ class Stepper:
         self.optimizer = build_optimizer(self.params, recipe, stage)
         self.full_lr = self.optimizer.param_groups[0]["lr"]
         self.scaler = torch.amp.GradScaler(context.device.type, enabled=recipe.precision == "fp16")
+        self.guard = Guard(context, scaled=self.scaler.is_enabled())
+        self.grad_norm = torch.zeros(())
         self.wrapped = context.wrap(objective)
         self.forward = torch.compile(self.wrapped) if recipe.compile else self.wrapped
 
@@ -48,13 +48,16 @@ class Stepper:
         """The rate of the last step."""
         return self.optimizer.param_groups[0]["lr"]
 
-    def step(self, batch: Batch, weight: float, number: int, steps_per_epoch: int) -> Terms:
+    def step(
+        self, batch: Batch, weight: float, number: int, stage_step: int, steps_per_epoch: int
+    ) -> Terms:
         """One optimizer step; returns the loss terms, means over the batch.
 
         weight: the batch's share of the step's samples times the number of workers. number: of the
-        step within the stage. Raises FloatingPointError when the loss is not finite.
+        step in the run. stage_step: of the step within the stage.
+        Raises NotFiniteError when the loss or its gradient is not finite.
         """
-        factor = lr_factor(self.recipe, self.stage, number, steps_per_epoch)
+        factor = lr_factor(self.recipe, self.stage, stage_step, steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = self.full_lr * factor
         self.optimizer.zero_grad(set_to_none=True)
@@ -64,17 +67,22 @@ class Stepper:
             share = len(part["sample_id"]) / len(batch["sample_id"])
             with self._average_gradients(index == len(parts) - 1):
                 terms = self.loss_terms(self.forward, part)
-                check_finite(terms, part, number, self.context)
                 # DDP averages over workers; the weight makes it an average over samples.
                 self.scaler.scale(terms["loss"] * (weight * share)).backward()
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0) + value.detach() * share
+        self._apply(sums, batch, number)
+        return sums
+
+    def _apply(self, sums: Terms, batch: Batch, number: int) -> None:
+        self.scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self.params if p.grad is not None]
+        self.grad_norm = nn.utils.get_total_norm(gradients)
+        self.guard.watch(self.grad_norm, sums, batch, number)
         if self.recipe.grad_clip is not None:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.params, self.recipe.grad_clip)
+            nn.utils.clip_grads_with_norm_(self.params, self.recipe.grad_clip, self.grad_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return sums
 
     def loss_terms(self, forward: Callable[[Any], Terms], batch: Batch) -> Terms:
         """Move a batch to the device and run the objective under the recipe's precision."""
@@ -102,31 +110,3 @@ def split_batch(batch: Batch, parts: int) -> Iterator[Batch]:
     for start, end in itertools.pairwise(bounds):
         part: Any = {name: values[start:end] for name, values in batch.items()}  # type: ignore[index]
         yield part
-
-
-def check_finite(terms: Terms, batch: Batch, step: int, context: TrainContext) -> None:
-    """Stop a run whose loss is NaN or infinite, and keep the batch for inspection.
-
-    Writes `non_finite-rank<r>-step<s>.safetensors` into the context's folder: the batch's tensors;
-    its metadata hold sample_id and the loss terms. Raises FloatingPointError.
-    """
-    if bool(torch.isfinite(terms["loss"])):
-        return
-    values = {name: value.item() for name, value in terms.items()}
-    file = context.folder / f"non_finite-rank{context.rank}-step{step}.safetensors"
-    _save_batch(batch, values, file)
-    listed = ", ".join(f"{name}={value:g}" for name, value in values.items())
-    raise FloatingPointError(
-        f"step {step}: the loss is not finite ({listed}); samples: "
-        f"{', '.join(batch['sample_id'])}. The batch is kept in {file}"
-    )
-
-
-def _save_batch(batch: Batch, terms: dict[str, float], file: Path) -> None:
-    tensors = {k: v.cpu().contiguous() for k, v in batch.items() if isinstance(v, Tensor)}
-    named = {"sample_id": list(batch["sample_id"]), "terms": {k: str(v) for k, v in terms.items()}}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    # Only a run that fails needs it, so steps can be measured where there is torch alone.
-    from safetensors.torch import save_file
-
-    save_file(tensors, file, {name: json.dumps(value) for name, value in named.items()})

@@ -12,7 +12,15 @@ SOURCES = sorted([*ROOT.glob("mde/**/*.py"), *ROOT.glob("pipelines/*.py")])
 
 # Rooms from left to right: a module may import its own room and the rooms before it.
 ROOMS = [
-    ["mde.errors", "mde.files", "mde.storage", "mde.layout", "mde.schema", "mde.intrinsics", "mde.geometry"],
+    [
+        "mde.errors",
+        "mde.files",
+        "mde.storage",
+        "mde.layout",
+        "mde.schema",
+        "mde.intrinsics",
+        "mde.geometry",
+    ],
     ["mde.config", "mde.provenance", "mde.yaml_edit"],
     ["mde.losses", "mde.photometric", "mde.metrics", "mde.protocols", "mde.models"],
     ["mde.data", "mde.train", "mde.visualize", "mde.contact_sheet"],

@@ -10,19 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from mde.errors import InputError
-from mde.train.context import LocalContext
-from mde.train.loop import train
+from mde.train.checkpoints import RunConfig
+from mde.train.progress import Progress
 from mde.train.recipe import Recipe, Stage, next_epoch
 from mde.train.step import split_batch
 from tests.core.test_train import (
-    PROVENANCE,
     RECIPE,
     InMemory,
     Stops,
     assert_equal,
     build,
     make_batch,
-    quiet,
     run,
 )
 
@@ -62,49 +60,41 @@ def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
 # --- Stages -----------------------------------------------------------------------------------
 
 
-class Watches(LocalContext):
+class Watches:
     """Notes what every epoch has changed."""
 
-    def __init__(self, folder: Path, objective: Any) -> None:
-        super().__init__(folder)
+    def __init__(self, objective: Any) -> None:
         self.objective, self.before = objective, weights(objective)
         self.changes: list[set[str]] = []
 
-    def report(self, metrics, save_to) -> None:
-        super().report(metrics, save_to)
-        now = weights(self.objective)
-        self.changes.append(changed(self.before, now))
-        self.before = now
+    def __call__(self, progress: Progress) -> None:
+        if progress.epoch_done:
+            now = weights(self.objective)
+            self.changes.append(changed(self.before, now))
+            self.before = now
 
 
 def test_each_stage_trains_its_part_at_its_rate(tmp_path: Path):
     objective = build(TwoScales)
-    context = Watches(tmp_path, objective)
-    train(objective, InMemory(val_sizes=(4,)), STAGED, context, PROVENANCE, quiet)
-    assert context.changes == [{"coarse"}, {"coarse"}, {"fine"}, {"fine"}, {"fine"}]
-    assert [m["stage"] for m in context.history] == [0, 0, 1, 1, 1]
-    assert [m["lr"] for m in context.history] == [1e-2, 1e-2, 5e-3, 5e-3, 5e-3]
+    watches = Watches(objective)
+    history = run(tmp_path, objective, InMemory(val_sizes=(4,)), STAGED, show=watches)
+    assert watches.changes == [{"coarse"}, {"coarse"}, {"fine"}, {"fine"}, {"fine"}]
+    assert [m["stage"] for m in history] == [0, 0, 1, 1, 1]
+    assert [m["lr"] for m in history] == [1e-2, 1e-2, 5e-3, 5e-3, 5e-3]
 
 
-@pytest.mark.parametrize("killed_after", [1, 2, 3])
-def test_a_staged_run_is_resumed_in_its_stage(tmp_path: Path, killed_after: int):
+@pytest.mark.parametrize("interrupted_at", [3, 4, 6, 8, 11])
+def test_a_staged_run_is_resumed_in_its_stage(tmp_path: Path, interrupted_at: int):
     recipe = replace(STAGED, schedule="cosine", optimizer="adamw")
+    every_step = RunConfig(checkpoint_steps=1)
     whole, resumed = build(TwoScales), build(TwoScales)
-    expected = run(tmp_path / "whole", whole, InMemory(), recipe).history
-
-    class StopsLater(Stops):
-        def report(self, metrics, save_to) -> None:
-            if metrics["epoch"] < killed_after:
-                LocalContext.report(self, metrics, save_to)
-            else:
-                super().report(metrics, save_to)
-
-    context = StopsLater(tmp_path / "cut")
+    expected = run(tmp_path / "whole", whole, InMemory(), recipe)
     with pytest.raises(KeyboardInterrupt):
-        train(build(TwoScales), InMemory(), recipe, context, PROVENANCE, quiet)
-    history = run(tmp_path / "cut", resumed, InMemory(), recipe).history
+        run(tmp_path / "cut", build(TwoScales), Stops(at=interrupted_at), recipe, every_step)
+    history = run(tmp_path / "cut", resumed, InMemory(), recipe, every_step)
     assert_equal(resumed, whole)
-    assert [m["train_loss"] for m in history] == [m["train_loss"] for m in expected[killed_after:]]
+    assert [m["train_loss"] for m in history] == [m["train_loss"] for m in expected]
+    assert [m["stage"] for m in history] == [0, 0, 1, 1, 1]
 
 
 def epochs(*losses: float, stage: int = 0) -> list[dict[str, float]]:
@@ -146,7 +136,7 @@ def test_training_ends_when_the_validation_loss_no_longer_falls(tmp_path: Path):
     objective = build()
     # Moves away from what the validation split asks for, from the first epoch on.
     nn.init.constant_(objective.model.layers[-1].bias, 5.0)
-    history = run(tmp_path, objective, Hopeless(val_sizes=(4,)), recipe).history
+    history = run(tmp_path, objective, Hopeless(val_sizes=(4,)), recipe)
     assert len(history) == 3
 
 
@@ -172,9 +162,9 @@ def test_a_wrong_recipe_is_refused(settings: dict[str, Any], message: str):
 def test_accumulated_steps_equal_whole_ones(tmp_path: Path, accumulate: int):
     whole, parts = build(), build()
     batches = InMemory(sizes=(4, 5, 3))
-    expected = run(tmp_path / "whole", whole, batches).history
+    expected = run(tmp_path / "whole", whole, batches)
     recipe = replace(RECIPE, accumulate=accumulate)
-    history = run(tmp_path / "parts", parts, batches, recipe).history
+    history = run(tmp_path / "parts", parts, batches, recipe)
     assert [m["train_loss"] for m in history] == pytest.approx(
         [m["train_loss"] for m in expected], rel=1e-5
     )
@@ -194,7 +184,7 @@ def test_parts_of_a_batch_differ_by_one_sample_at_most_and_lose_none():
 
 
 def losses(folder: Path, **options: Any) -> list[float]:
-    history = run(folder, build(), InMemory(), replace(RECIPE, **options)).history
+    history = run(folder, build(), InMemory(), replace(RECIPE, **options))
     return [metrics["train_loss"] for metrics in history]
 
 

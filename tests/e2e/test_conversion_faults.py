@@ -178,7 +178,7 @@ for epoch, width in enumerate((300, int(sys.argv[2]))):
     folder = Path(sys.argv[1]) / str(epoch)
     folder.mkdir()
     with explained(False):
-        save_checkpoint(folder, network, {"adam": optimizer.state_dict()}, {"epoch": epoch})
+        save_checkpoint(folder, network.state_dict(), {"adam": optimizer.state_dict()}, {"epoch": epoch})
 """
 
 

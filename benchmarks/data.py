@@ -8,7 +8,8 @@ what is compared.
 import importlib
 import os
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,24 +42,48 @@ def main(
     """Measure the data end and print the ratios."""
     from benchmarks.setup import Setup
 
-    names = only.split(",")
-    if unknown := set(names) - set(PARTS):
-        raise typer.BadParameter(f"no part {', '.join(sorted(unknown))}; parts: {', '.join(PARTS)}")
+    names = names_of(only, PARTS)
     console = Console()
+    with kept_or_temporary(work) as folder:
+        from benchmarks.setup import Setup
+
+        setup = Setup(folder, frames, triplets, runs, console, os.cpu_count() or 1)
+        measure_parts(PARTS, names, setup, out)
+
+
+def names_of(only: str, parts: Mapping[str, tuple[str, str]]) -> list[str]:
+    """The parts of an option. Raises typer.BadParameter when there is no such part."""
+    names = only.split(",")
+    if unknown := set(names) - set(parts):
+        raise typer.BadParameter(f"no part {', '.join(sorted(unknown))}; parts: {', '.join(parts)}")
+    return names
+
+
+@contextmanager
+def kept_or_temporary(work: Path | None) -> Iterator[Path]:
+    """A folder for raw data and datasets, as an absolute path: the one given, or one for now."""
     with ExitStack() as stack:
         folder = work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mde-bench-")))
         folder.mkdir(parents=True, exist_ok=True)
-        setup = Setup(folder.resolve(), frames, triplets, runs, console, os.cpu_count() or 1)
-        for name in names:
-            console.print(f"[bold]{name}[/]")
-            module, function = PARTS[name]
-            found = getattr(importlib.import_module(module), function)(setup)
-            # Written after each part, so that nothing is lost when a later one fails.
-            results = read_json(out) if out.is_file() else {}
-            write_json(out, {**results, name: found})
+        yield folder.resolve()
+
+
+def measure_parts(
+    parts: Mapping[str, tuple[str, str]], names: list[str], setup: Any, out: Path
+) -> None:
+    """Measure parts, given as module and function of a `Setup`, and print what was found."""
+    for name in names:
+        setup.console.print(f"[bold]{name}[/]")
+        module, function = parts[name]
+        found = getattr(importlib.import_module(module), function)(setup)
+        # Written after each part, so that nothing is lost when a later one fails.
+        results = read_json(out) if out.is_file() else {}
+        write_json(out, {**results, name: found})
     results = read_json(out)
-    console.print(tabulate({name: results[name] for name in names}))
-    console.print(f"all runs: {out}", highlight=False)
+    setup.console.print(tabulate({name: results[name] for name in names}))
+    if any(results[name].get("figures") for name in names):
+        setup.console.print(tabulate_figures({name: results[name] for name in names}))
+    setup.console.print(f"all runs: {out}", highlight=False)
 
 
 def tabulate(results: dict[str, Any]) -> Table:
@@ -76,10 +101,33 @@ def tabulate(results: dict[str, Any]) -> Table:
                 f"{ratio['ratio']:.2f}x",
                 f"{ratio['cpu_ratio']:.2f}x",
                 "" if target is None else f">= {target:g}x",
-                "" if met is None else "[green]yes[/]" if met else "[red]no[/]",
+                _tick(met),
             )
         table.add_section()
     return table
+
+
+def tabulate_figures(results: dict[str, Any]) -> Table:
+    """What is no ratio of two rates."""
+    table = Table(title="Figures", title_justify="left")
+    for heading in ("what", "value", "unit", "target", "met"):
+        table.add_column(heading, justify="left" if heading in ("what", "unit") else "right")
+    for part in results.values():
+        for figure in part.get("figures", []):
+            bound, sign = figure["bound"], ">=" if figure["at_least"] else "<="
+            table.add_row(
+                figure["name"],
+                f"{figure['value']:.4g}",
+                figure["unit"],
+                "" if bound is None else f"{sign} {bound:g}",
+                _tick(figure["met"]),
+            )
+        table.add_section()
+    return table
+
+
+def _tick(met: bool | None) -> str:
+    return "" if met is None else "[green]yes[/]" if met else "[red]no[/]"
 
 
 if __name__ == "__main__":

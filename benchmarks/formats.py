@@ -1,8 +1,9 @@
 """The stored rows in the formats of WebDataset, LitData and MosaicML Streaming, and their loaders.
 
-All hold the same encoded bytes and decode them with the same `load_sample`, so that what differs
-is the container, the shuffle and the way from the workers to the batch. These libraries are no
-dependency of the project: `make bench` installs them.
+All, and a plain torch DataLoader over the shards as they are, hold the same encoded bytes and
+decode them with the same `load_sample`, so that what differs is the container, the shuffle and the
+way from the workers to the batch. These libraries are no dependency of the project: `make bench`
+installs them.
 """
 
 import functools
@@ -38,6 +39,8 @@ def train_rows(folder: Path) -> Iterator[Row]:
 
 
 NAMES = ("WebDataset", "LitData", "MosaicML")
+PLAIN = "DataLoader"
+"""Reads the dataset itself: nothing is packed."""
 
 
 def pack(
@@ -100,6 +103,12 @@ def open_loader(
     name: str, folder: Path, augment: Augment | None, batch_size: int, workers: int
 ) -> Iterable[Batch]:
     """The loader of a format, over all of a folder, shuffled, with so many worker processes."""
+    if name == PLAIN:
+        from benchmarks.torch_loader import Epochs, TorchFeed
+
+        return Epochs(
+            TorchFeed(folder, IMAGES, True, batch_size, 0, augment, 0, 1, workers=workers)
+        )
     decode = functools.partial(
         load_sample, images=IMAGES, with_depth=True, augment=augment, key=[0, 0]
     )
@@ -118,7 +127,7 @@ def open_loader(
     options = living if workers else {}
     return loader(
         dataset, batch_size=batch_size, num_workers=workers, collate_fn=collate,
-        worker_init_fn=_one_thread, **options,
+        worker_init_fn=one_thread, **options,
     )  # fmt: skip
 
 
@@ -146,7 +155,8 @@ def _open_mds(folder: Path, decode: Decode, batch_size: int) -> Any:
     return Decoded(local=str(folder), shuffle=True, batch_size=batch_size)
 
 
-def _one_thread(worker: int) -> None:
+def one_thread(worker: int) -> None:
+    """What a DataLoader's worker does first: OpenCV starts threads unless told not to."""
     cv2.setNumThreads(1)
 
 

@@ -48,7 +48,7 @@ def measure_loaders(setup: Setup) -> dict[str, Any]:
     sides: dict[str, Callable[[], Run]] = {OURS: functools.partial(alone, time_feed, feed)}
     for name, where in packed.items():
         alone(check_same, name, where, folder, setup.workers)
-        sides[name] = functools.partial(alone, _time_format, name, where, setup.workers)
+        sides[name] = functools.partial(alone, time_format, name, where, setup.workers)
     sides[ONE_CORE] = functools.partial(alone, _time_decoding, folder, 1)
     sides[ALL_CORES] = functools.partial(alone, _time_decoding, folder, setup.workers)
     runs = alternate(sides, setup.rounds, setup.console)
@@ -68,7 +68,8 @@ def measure_loaders(setup: Setup) -> dict[str, Any]:
     return describe(ratios, runs, workers=setup.workers, **settings)
 
 
-def _time_format(name: str, folder: Path, workers: int) -> Run:
+def time_format(name: str, folder: Path, workers: int) -> Run:
+    """Time the epochs of a format's loader."""
     loader = formats.open_loader(name, folder, FASTDEPTH, NYU_BATCH, workers)
     return time_parts((len(batch["sample_id"]) for batch in loader) for _ in range(EPOCHS))
 

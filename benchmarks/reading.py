@@ -1,5 +1,6 @@
 """Shards → batches, against the loaders of the published training codes over the raw files."""
 
+import contextlib
 import functools
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,8 +79,8 @@ def time_feed(feed: Feed, floats: bool = False) -> Run:
     """Time the epochs of a feed, read as training reads them, on a Ray of this process's own."""
     # As a worker does that shares the cores with its decode tasks.
     torch.set_num_threads(1)
-    with local_ray():
-        ahead = ReadAhead(feed, EPOCHS)
+    # One epoch more: what is read ahead for it belongs to the account of the last one.
+    with local_ray(), contextlib.closing(ReadAhead(feed, EPOCHS + 1)) as ahead:
 
         def epoch(number: int) -> Iterator[int]:
             for batch, _ in ahead.train(number):

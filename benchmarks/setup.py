@@ -17,6 +17,7 @@ from mde.data.convert import convert, run_one_by_one
 from mde.data.shards import read_manifest, write_manifest
 from mde.data.sources import SourceConfig, get_source
 from mde.files import fresh_folder
+from mde.schema import SPLITS
 
 NYU_STORED, KITTI_STORED = (240, 320), (192, 640)
 """Stored sizes (H, W), px. FastDepth's first step is a resize to 250 high."""
@@ -52,18 +53,18 @@ def nyu_dataset(setup: Setup, epoch_rows: int) -> Path:
     It reads shards several times for that: else it would end before a steady state is reached.
     """
     config = nyu_config(make_rooms(setup.work, setup.frames), 256)
-    return _repeated(_converted(setup.work, config), -(-epoch_rows // setup.frames))
+    return repeated(_converted(setup.work, config), -(-epoch_rows // setup.frames))
 
 
-def kitti_dataset(setup: Setup, epoch_rows: int) -> Path:
-    """The made KITTI triplets, converted; an epoch has at least so many rows."""
-    height, width = KITTI_STORED
+def kitti_dataset(setup: Setup, epoch_rows: int, stored: tuple[int, int] = KITTI_STORED) -> Path:
+    """The made KITTI triplets, converted to (H, W); an epoch has at least so many rows."""
+    height, width = stored
     config = get_source("kitti").Config(
         source="kitti", raw=str(make_drives(setup.work, setup.triplets)), height=height,
         width=width, rows_per_shard=64, train="train_files.txt",
         images=("image_prev", "image_next"),  # type: ignore[call-arg]
     )  # fmt: skip
-    return _repeated(_converted(setup.work, config), -(-epoch_rows // setup.triplets))
+    return repeated(_converted(setup.work, config), -(-epoch_rows // setup.triplets))
 
 
 def _converted(work: Path, config: SourceConfig) -> Path:
@@ -74,14 +75,16 @@ def _converted(work: Path, config: SourceConfig) -> Path:
     return out
 
 
-def _repeated(folder: Path, times: int) -> Path:
+def repeated(folder: Path, times: int, splits: tuple[str, ...] = SPLITS) -> Path:
+    """A dataset beside another one that has each of its shards, of some splits, so many times."""
     out = folder.with_name(f"{folder.name}-x{times}")
     if not out.is_dir():
         with fresh_folder(out) as draft:
             manifest = read_manifest(folder)
-            for shard in manifest.shards:
+            shards = [shard for shard in manifest.shards if shard.split in splits]
+            for shard in shards:
                 (draft / shard.file).symlink_to(folder / shard.file)
-            write_manifest(draft, replace(manifest, shards=manifest.shards * times))
+            write_manifest(draft, replace(manifest, shards=shards * times))
     return out
 
 

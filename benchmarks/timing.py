@@ -10,6 +10,7 @@ import os
 import platform
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -19,6 +20,8 @@ from typing import Any, TypeVar
 
 import psutil
 from rich.console import Console
+
+from benchmarks.processes import cpu_by_kind
 
 LIBRARIES = (
     "torch", "torchvision", "ray", "pyarrow", "numpy", "opencv-python-headless", "pillow", "h5py",
@@ -34,13 +37,7 @@ def cpu_seconds() -> float:
 
     A local Ray cluster is among them: its processes are children of the one that started it.
     """
-    me, total = psutil.Process(), 0.0
-    for process in [me, *me.children(recursive=True)]:
-        # One that ends meanwhile is in its parent's account next time.
-        with contextlib.suppress(psutil.NoSuchProcess):
-            times = process.cpu_times()
-            total += times.user + times.system + times.children_user + times.children_system
-    return total
+    return sum(cpu_by_kind().values())
 
 
 def alone(function: Callable[..., T], *arguments: Any) -> T:
@@ -68,18 +65,21 @@ def time_parts(parts: Iterable[Iterable[int]]) -> Run:
 
     The others warm up. `samples_per_s` is the steady state: from a quarter of the part on, when
     what had been read ahead is used up, to its end. `part_per_s` and the CPU time are of the whole
-    part, with the wait for its first batch.
+    part, with the wait for its first batch. `cpu_ms_<kind>` is the share of a kind of process.
     """
-    load, begin, cpu, marks = os.getloadavg()[0], 0.0, 0.0, [(0.0, 0)]
+    load, begin, marks = os.getloadavg()[0], 0.0, [(0.0, 0)]
+    cpu: Counter[str] = Counter()
     for part in parts:
-        begin, cpu = time.perf_counter(), cpu_seconds()
+        begin, before = time.perf_counter(), cpu_by_kind()
         marks = [(time.perf_counter(), size) for size in part]
-        cpu = cpu_seconds() - cpu
+        cpu = cpu_by_kind()
+        cpu.subtract(before)
     samples = sum(size for _, size in marks)
     start, (end, _) = len(marks) // 4, marks[-1]
     return {
         "samples_per_s": sum(size for _, size in marks[start + 1 :]) / (end - marks[start][0]),
-        "cpu_ms_per_sample": 1e3 * cpu / samples,
+        "cpu_ms_per_sample": 1e3 * sum(cpu.values()) / samples,
+        **{f"cpu_ms_{kind}": 1e3 * spent / samples for kind, spent in sorted(cpu.items())},
         "part_per_s": samples / (end - begin),
         "first_batch_s": marks[0][0] - begin,
         "wall_s": end - begin,
@@ -125,18 +125,23 @@ class Ratio:
 
 
 def compare(
-    name: str, runs: dict[str, list[Run]], ours: str, peer: str, target: float | None = None
+    name: str,
+    runs: dict[str, list[Run]],
+    ours: str,
+    peer: str,
+    target: float | None = None,
+    rate: str = "samples_per_s",
 ) -> Ratio:
-    """The ratio of two sides, and whether it reaches the target."""
+    """The ratio of two sides in one of their rates, and whether it reaches the target."""
     pairs = list(zip(runs[ours], runs[peer], strict=True))
-    ratio = statistics.median(a["samples_per_s"] / b["samples_per_s"] for a, b in pairs)
+    ratio = statistics.median(a[rate] / b[rate] for a, b in pairs)
     cpu_ratio = statistics.median(b["cpu_ms_per_sample"] / a["cpu_ms_per_sample"] for a, b in pairs)
     return Ratio(
         name=name,
         ours_is=ours,
         peer_is=peer,
-        ours=median_rate(runs[ours]),
-        peer=median_rate(runs[peer]),
+        ours=median_of(runs[ours], rate),
+        peer=median_of(runs[peer], rate),
         ratio=ratio,
         cpu_ratio=cpu_ratio,
         target=target,
@@ -144,9 +149,35 @@ def compare(
     )
 
 
+def median_of(runs: list[Run], key: str) -> float:
+    """A figure of one side, median of the runs."""
+    return statistics.median(run[key] for run in runs)
+
+
 def median_rate(runs: list[Run]) -> float:
     """Samples/s, median of the runs."""
-    return statistics.median(run["samples_per_s"] for run in runs)
+    return median_of(runs, "samples_per_s")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number that is no ratio of two rates: shares, seconds, bytes.
+
+    bound: it should be at most so large; at_least: at least.
+    """
+
+    name: str
+    value: float
+    unit: str
+    bound: float | None = None
+    at_least: bool = False
+
+    @property
+    def met(self) -> bool | None:
+        """Whether it is within its bound, if there is one."""
+        if self.bound is None:
+            return None
+        return self.value >= self.bound if self.at_least else self.value <= self.bound
 
 
 def describe_machine() -> dict[str, Any]:
@@ -177,3 +208,8 @@ def describe(ratios: list[Ratio], runs: dict[str, list[Run]], **settings: Any) -
         "machine": describe_machine(),
         "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def describe_figures(figures: Iterable[Figure]) -> dict[str, Any]:
+    """What is kept of a part's figures, beside `describe`."""
+    return {"figures": [{**asdict(figure), "met": figure.met} for figure in figures]}

@@ -59,8 +59,8 @@ class Side:
 
     def step(self) -> torch.Tensor:
         """Make the next step; returns its loss."""
-        self.count += 1
-        return self.stepper.step(self.batch, 1.0, self.count - 1, STEPS_PER_EPOCH)["loss"]
+        number, self.count = self.count, self.count + 1
+        return self.stepper.step(self.batch, 1.0, number, number, STEPS_PER_EPOCH)["loss"]
 
     def start(self, warm_up: int) -> dict[str, Any]:
         """The first steps: the losses of two, and the time of the first, which may compile."""

@@ -8,7 +8,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from mde.cli_doctor import doctor
+from mde.cli_infer import predict_dataset
 from mde.cli_recipes import recipe
+from mde.cli_track import track_app
 from mde.errors import explained
 
 # What fits into 80 columns; the report has all.
@@ -21,6 +24,9 @@ app = typer.Typer(
 data = typer.Typer(help="Look at a converted dataset and check it.", no_args_is_help=True)
 app.add_typer(data, name="data")
 app.add_typer(recipe, name="recipe")
+app.add_typer(track_app, name="track")
+app.command()(doctor)
+app.command("predict-dataset")(predict_dataset)
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a converted dataset.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -33,11 +39,13 @@ def check(params: Path = Path("params.yaml"), debug: Debug = False) -> None:
     from mde.config import load_params, load_section
     from mde.data.sample import SampleConfig
     from mde.data.sources import load_source_config
+    from mde.train.checkpoints import RunConfig
     from mde.variants import check_networks, load_variant
 
     with explained(debug):
         content = load_params(params)
         load_section(params, "sample", SampleConfig)
+        load_section(params, "run", RunConfig, optional=True)
         load_section(params, "cluster", ClusterConfig)
         datasets = content.get("datasets") or {}
         sizes = {name: load_source_config(params, name).size for name in datasets}
@@ -112,7 +120,7 @@ def import_published(
         with fresh_folder(out) as folder:
             save_model(folder, found.model, state)
         print(f"{found.describe()}\n{out}: model.safetensors, state.json")
-        print(f"next: mde.evaluate.load_depth_model(Path('{out}')) gives the model, in eval mode")
+        print(f"next: mde.inference.load_depth_model(Path('{out}')) gives the model, in eval mode")
 
 
 @data.command()

@@ -70,9 +70,14 @@ def find_section(params: dict[str, Any], path: Path, key: str) -> dict[str, Any]
 def parse_section(path: Path, key: str, section: dict[str, Any], kind: type[T]) -> T:
     """Check `section` against the dataclass `kind`, strictly: a string is not a number."""
     try:
-        # What JSON does not know, such as a date, becomes a text, which no number may be.
-        content = json.dumps(section, default=str)
-        return pydantic.TypeAdapter(kind).validate_json(content, strict=True)
+        # What JSON does not know, such as a date or NaN, becomes a text, which no number may be.
+        plain = json.loads(json.dumps(section, default=str), parse_constant=str)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path}: {key}: a key that is no text, or an alias within itself: {error}"
+        ) from error
+    try:
+        return pydantic.TypeAdapter(kind).validate_json(json.dumps(plain), strict=True)
     except pydantic.ValidationError as error:
         lines = [_explain(path, key, kind, item) for item in error.errors()]
         raise InputError("\n".join(lines)) from error
@@ -83,21 +88,31 @@ def unknown_key(name: str, known: typing.Iterable[str]) -> str:
     known = sorted(map(str, known))
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"; did you mean '{near[0]}'?" if near else "."
-    return f"unknown key '{name}'{hint} Allowed: {', '.join(known)}."
+    return f"unknown key '{name}'{hint} Allowed: {', '.join(known) or 'none'}."
 
 
 def _explain(path: Path, key: str, kind: type, item: Any) -> str:
-    where = ".".join([key, *map(str, item["loc"])])
+    keys, found_class = _follow(kind, item["loc"])
+    where = ".".join([key, *keys])
     if item["type"] == "unexpected_keyword_argument":
-        known = [f.name for f in dataclasses.fields(_class_at(kind, item["loc"][:-1]))]
-        return f"{path}: {where}: {unknown_key(str(item['loc'][-1]), known)}"
+        known = [f.name for f in dataclasses.fields(found_class)]
+        return f"{path}: {where}: {unknown_key(keys[-1], known)}"
     if item["type"] == "missing":
         return f"{path}: {where}: this key is required and is not there"
     found = "" if isinstance(item["input"], dict) else f", found {item['input']!r}"
     return f"{path}: {where}: {item['msg'].removeprefix('Value error, ')}{found}"
 
 
-def _class_at(kind: type, loc: tuple[Any, ...]) -> type:
+def _follow(kind: Any, loc: tuple[Any, ...]) -> tuple[list[str], Any]:
+    """The keys of a place as they stand in the file, and the class that holds the last one."""
+    keys, holder = [], kind
     for part in loc:
-        kind = typing.get_type_hints(kind)[part]
-    return kind
+        if dataclasses.is_dataclass(kind):
+            holder, kind = kind, typing.get_type_hints(kind).get(part)
+        elif isinstance(part, int):
+            kind = next(iter(typing.get_args(kind)), None)
+        else:
+            # Which alternative of a union was tried is pydantic's, not a key.
+            continue
+        keys.append(str(part))
+    return keys, holder

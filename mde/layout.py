@@ -36,7 +36,7 @@ class Layout:
         return self.root / "models" / variant
 
     def result(self, variant: str) -> Path:
-        """`metrics.json`, `per_image.csv` and `panels/` of an evaluated variant."""
+        """`metrics.json`, `per_image.parquet` and `panels/` of an evaluated variant."""
         return self.root / "results" / variant
 
     def registered(self, variant: str) -> Path:

@@ -3,12 +3,15 @@
 The store is an SQLite file in the root folder, or the server of MLFLOW_TRACKING_URI.
 """
 
+import json
 import os
+import subprocess
+import sys
 import time
-import warnings
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +20,14 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 
 import mlflow
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, RunTag
 from mlflow.exceptions import MlflowException
 
 from mde.errors import InputError
-from mde.files import read_json, write_json
+from mde.files import file_sha256
 from mde.provenance import Provenance
+from mde.run_folder import Artifacts, RunFolder, Status
+from mde.storage import open_storage
 
 EXPERIMENT = "mde"
 
@@ -59,16 +64,6 @@ class TrackedRun:
     root: Path
     run_id: str
 
-    def log_epoch(self, metrics: dict[str, float]) -> None:
-        """Log one epoch's metrics in one request. An MLflow that is down must not stop training."""
-        step = int(metrics["epoch"])
-        now = int(time.time() * 1000)
-        points = [Metric(k, float(v), now, step) for k, v in metrics.items() if k != "epoch"]
-        try:
-            connect(self.root).log_batch(self.run_id, metrics=points)
-        except (MlflowException, InputError) as error:
-            warnings.warn(f"epoch {step} is not in MLflow: {error}", stacklevel=1)
-
     def log_evaluation(self, folder: Path, summary: dict[str, Any]) -> None:
         """Log an evaluation's numbers as `test_…`, its protocol as a tag, its files as artifacts.
 
@@ -94,36 +89,128 @@ class TrackedRun:
         connect(self.root).log_artifacts(self.run_id, str(folder), artifact_path)
 
 
+class FollowedRun:
+    """A training that a courier follows, from another process."""
+
+    def __init__(self, root: Path, folder: RunFolder, key: str) -> None:
+        self.root, self.folder, self.key = root, folder, key
+        self.artifacts: Artifacts | None = None
+        self.delivered = False
+        """Whether MLflow has all of it; known when the `follow` block has ended."""
+
+    def finish(self, checkpoint: Path) -> None:
+        """Name the final checkpoint, below the root, for MLflow to get when the block ends.
+
+        It must stay there until then, and until `mde track sync` when MLflow does not answer.
+        """
+        place = checkpoint.absolute().relative_to(self.root).as_posix()
+        self.artifacts = Artifacts(place, file_sha256(checkpoint / "state.json"))
+
+    def receipt(self) -> dict[str, Any]:
+        """What later stages find the run by, with `mde.delivery.run_id_of`."""
+        place, root = self.folder.uri, self.root.resolve()
+        if "://" not in place and Path(place).is_relative_to(root):
+            # The root may be moved, or mounted elsewhere.
+            place = Path(place).relative_to(root).as_posix()
+        return {"key": self.key, "run_id": self.folder.delivered.run_id, "folder": place}
+
+
 @contextmanager
-def open_run(root: Path, receipt: Path, provenance: Provenance) -> Iterator[TrackedRun]:
-    """Start a run, or go on with the one that `receipt` names; end it when the block ends.
+def follow(
+    root: Path, uri: str | Path, provenance: Provenance, anew: bool = False
+) -> Iterator[FollowedRun]:
+    """Let a courier bring the journal of a run folder to MLflow while the block trains.
 
-    receipt: a JSON file that is written when the run starts, so that a resumed training continues
-    its run. A run whose block raises ends as FAILED (KILLED for Ctrl-C).
+    A folder that holds an unfinished run goes on with that run; anew: not so, and what MLflow does
+    not have of it is kept beside the folder, for `mde track sync`. The block's end is the run's: as
+    FAILED when it raises, as KILLED when that is Ctrl-C or SIGTERM. Then what is left is delivered,
+    for as long as MLflow answers; what it does not take stays in the folder, and is said in a line.
+    Nothing here waits for MLflow before the block ends, and none of its errors are raised.
     """
-    client = connect(root)
-    if receipt.is_file():
-        run_id = read_json(receipt)["run_id"]
-        client.update_run(run_id, status="RUNNING")
-    else:
-        run_id = _create_run(client, provenance)
-        write_json(receipt, {"run_id": run_id})
-    status = "FAILED"
+    root, folder = root.absolute(), RunFolder(open_storage(uri))
+    record = folder.begin(*_describe(provenance), anew)
+    run = FollowedRun(root, folder, record.key)
+    courier = _CourierProcess(root, folder)
     try:
-        yield TrackedRun(root, run_id)
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
+        yield run
+    except BaseException as error:
+        courier.end(status_of(error))
+        _say_what_is_left(run)
         raise
-    finally:
-        client.set_terminated(run_id, status)
+    courier.end("FINISHED", run.artifacts)
+    run.delivered = folder.settled
+    _say_what_is_left(run)
 
 
-def _create_run(client: mlflow.MlflowClient, provenance: Provenance) -> str:
+class _CourierProcess:
+    """The courier beside this process; it sees the end of the pipe when this process is killed."""
+
+    def __init__(self, root: Path, folder: RunFolder) -> None:
+        self.root, self.folder, self.claim = root, folder, uuid.uuid4().hex
+        self.process = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        package = str(Path(__file__).parents[1])
+        paths = [package, *filter(None, [os.environ.get("PYTHONPATH")])]
+        return subprocess.Popen(
+            [sys.executable, "-m", "mde.courier", str(self.root), self.folder.uri, self.claim],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            # Not ours: Ctrl-C is for the training, and the courier has to say that it came.
+            start_new_session=True,
+            env={
+                "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+                **os.environ,
+                # It tries again by itself, and is to notice soon that it must.
+                "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+                "PYTHONPATH": os.pathsep.join(paths),
+            },
+        )
+
+    def end(self, status: Status, artifacts: Artifacts | None = None) -> None:
+        """Tell how the run ended, and wait until the courier has delivered it or given up."""
+        line = {"status": status, "artifacts": artifacts and asdict(artifacts)}
+        for _ in range(2):
+            if self.process.poll() is not None:
+                # Killed by somebody; under the same claim, the next one need not wait for it.
+                self.process = self._start()
+            self.process.communicate(json.dumps(line).encode() + b"\n")
+            if self.process.returncode == 0:
+                return
+
+
+def status_of(error: BaseException) -> Status:
+    """How a run ended that an exception ended.
+
+    Ray makes Ctrl-C and SIGTERM into SystemExit, and others wrap KeyboardInterrupt into their own.
+    """
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        found = pending.pop()
+        if isinstance(found, KeyboardInterrupt | SystemExit):
+            return "KILLED"
+        if found is not None and id(found) not in seen:
+            seen.add(id(found))
+            pending += [found.__cause__, found.__context__]
+    return "FAILED"
+
+
+def _say_what_is_left(run: FollowedRun) -> None:
+    if run.folder.settled:
+        return
+    print(
+        f"MLflow at {tracking_uri(run.root)} does not have all of this run: "
+        f"{run.folder.waiting_values()} points wait in {run.folder.uri}; when MLflow answers, "
+        "mde track sync delivers them",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _describe(provenance: Provenance) -> tuple[str, dict[str, str], dict[str, str]]:
+    """Name, parameters and tags of a run."""
     variant = provenance.variant
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    assert experiment is not None, "connect() creates it"
-    run_id: str = client.create_run(experiment.experiment_id, run_name=variant["name"]).info.run_id
     tags = {
         "variant": variant["name"],
         "dataset": variant["dataset"],
@@ -132,12 +219,7 @@ def _create_run(client: mlflow.MlflowClient, provenance: Provenance) -> str:
         "mde_version": provenance.mde_version,
         "mlflow.source.git.commit": provenance.git_commit,
     }
-    client.log_batch(
-        run_id,
-        params=[Param(key, str(value)) for key, value in flatten(variant).items()],
-        tags=[RunTag(key, value) for key, value in tags.items()],
-    )
-    return run_id
+    return variant["name"], {key: str(v) for key, v in flatten(variant).items()}, tags
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

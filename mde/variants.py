@@ -97,10 +97,10 @@ def _parse(section: dict[str, Any], path: Path, key: str, name: str) -> Variant:
     for part in PARTS:
         if part not in section:
             raise InputError(f"{path}: {key}.{part}: this key is required and is not there")
-    kind = find_section(section, path, "objective").get("kind")
+    kind = str(find_section(section, path, "objective").get("kind"))
     if kind not in OBJECTIVES:
-        raise InputError(f"{path}: {key}.objective.kind: {unknown_key(str(kind), OBJECTIVES)}")
-    if section["protocol"] not in PROTOCOLS:
+        raise InputError(f"{path}: {key}.objective.kind: {unknown_key(kind, OBJECTIVES)}")
+    if str(section["protocol"]) not in PROTOCOLS:
         problem = unknown_key(str(section["protocol"]), PROTOCOLS)
         raise InputError(f"{path}: {key}.protocol: {problem}")
 

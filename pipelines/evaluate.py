@@ -1,7 +1,11 @@
 """Score a trained variant on the held-out split, beside two baselines."""
 
+from mde.cluster.inference import ActorPool
+from mde.cluster.session import ClusterConfig
+from mde.config import load_section
+from mde.delivery import run_id_of
 from mde.evaluate import evaluate, write_evaluation
-from mde.files import fresh_folder, read_json
+from mde.files import fresh_folder
 from mde.layout import Layout
 from mde.tracking import TrackedRun
 from mde.variants import load_variant
@@ -11,9 +15,10 @@ from pipelines._stage import PARAMS, ROOT, Params, Root, Variant, run
 def main(variant: Variant, params: Params = PARAMS, root: Root = ROOT) -> None:
     """Write results/VARIANT."""
     config, layout = load_variant(params, variant), Layout(root.resolve())
-    model = layout.model(variant)
-    mlflow_run = TrackedRun(layout.root, read_json(model / "run.json")["run_id"])
-    evaluation = evaluate(model / "checkpoint", layout.shards(config.dataset), config.protocol)
+    cluster = load_section(params, "cluster", ClusterConfig)
+    data, model = layout.shards(config.dataset), layout.model(variant)
+    mlflow_run = TrackedRun(layout.root, run_id_of(layout.root, model / "run.json"))
+    evaluation = evaluate(model / "checkpoint", data, config.protocol, ActorPool(cluster))
     with fresh_folder(layout.result(variant)) as folder:
         write_evaluation(folder, evaluation)
     mlflow_run.log_evaluation(layout.result(variant), evaluation.summary)

@@ -1,35 +1,58 @@
 """Train a variant; go on from its last checkpoint when an earlier try was interrupted."""
 
 import shutil
+from typing import Annotated
+
+import typer
 
 from mde import tracking
 from mde.cluster.fit import FitJob, fit
 from mde.cluster.session import ClusterConfig
 from mde.config import load_section
+from mde.data.current import check_current
 from mde.data.shards import verified_sha256
 from mde.files import fresh_folder, write_json
 from mde.layout import Layout
 from mde.provenance import Provenance
+from mde.storage import Storage, join_uri, open_storage
+from mde.train.checkpoints import RunConfig, checkpoint_names
 from mde.variants import load_variant
 from pipelines._stage import PARAMS, ROOT, Params, Root, Variant, run
 
+Resume = Annotated[
+    bool, typer.Option("--resume/--anew", help="Go on with an interrupted run, or delete it.")
+]
 
-def main(variant: Variant, params: Params = PARAMS, root: Root = ROOT) -> None:
+
+def main(
+    variant: Variant, params: Params = PARAMS, root: Root = ROOT, resume: Resume = True
+) -> None:
     """Write models/VARIANT, and an MLflow run."""
     config, layout = load_variant(params, variant), Layout(root.resolve())
     cluster = load_section(params, "cluster", ClusterConfig)
-    data = layout.shards(config.dataset)
+    keep = load_section(params, "run", RunConfig, optional=True)
+    data, model = layout.shards(config.dataset), layout.model(variant)
+    check_current(params, config.dataset, layout.root, data)
     provenance = Provenance.of(config.as_dict(), verified_sha256(data))
-    name = f"{variant}-{provenance.fingerprint}"
-    unfinished = layout.checkpoints / name
-    with tracking.open_run(layout.root, unfinished / "mlflow.json", provenance) as mlflow_run:
-        job = FitJob(config, data, cluster, provenance.as_dict())
-        checkpoint = fit(job, layout.checkpoints, name, mlflow_run.log_epoch)
-        mlflow_run.log_files(checkpoint, "checkpoint")
-        with fresh_folder(layout.model(variant)) as folder:
+    runs = keep.storage or str(layout.checkpoints)
+    storage = open_storage(join_uri(runs, f"{variant}-{provenance.fingerprint}"))
+    if not resume:
+        _delete_checkpoints(storage)
+    with tracking.follow(layout.root, storage.uri, provenance, anew=not resume) as tracked:
+        checkpoint = fit(FitJob(config, data, storage.uri, cluster, provenance.as_dict(), keep))
+        with fresh_folder(model) as folder:
             shutil.copytree(checkpoint, folder / "checkpoint")
-            write_json(folder / "run.json", {"run_id": mlflow_run.run_id})
-    shutil.rmtree(unfinished)
+        tracked.finish(model / "checkpoint")
+    write_json(model / "run.json", tracked.receipt())
+    if tracked.delivered:
+        storage.delete("")
+    else:  # the journal stays, for `mde track sync`
+        _delete_checkpoints(storage)
+
+
+def _delete_checkpoints(storage: Storage) -> None:
+    for name in checkpoint_names(storage):
+        storage.delete(name)
 
 
 if __name__ == "__main__":

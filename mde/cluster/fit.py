@@ -1,7 +1,7 @@
 """Train a variant with Ray Train: DDP workers, each with its feed, checkpoints in the storage."""
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from mde.cluster.board import start_board, watching
 from mde.cluster.feed import Feed
 from mde.cluster.read_ahead import ReadAhead
 from mde.cluster.session import ClusterConfig, check_resources, connect, find_input_error, quiet
-from mde.errors import InputError
 from mde.storage import open_storage
 from mde.train import checkpoints
 from mde.train.context import data_parallel
@@ -40,7 +39,7 @@ class FitJob:
     storage: str
     cluster: ClusterConfig
     provenance: dict[str, Any]
-    run: checkpoints.RunConfig = checkpoints.RunConfig()
+    run: checkpoints.RunConfig = field(default_factory=checkpoints.RunConfig)
 
 
 def fit(job: FitJob) -> Path:
@@ -79,7 +78,7 @@ def fit(job: FitJob) -> Path:
 def result_of(job: FitJob) -> Path:
     """A local folder with the result of a run. Raises InputError when there is none."""
     storage = open_storage(job.storage)
-    folder = storage.fetch_folder(checkpoints.result_name(storage, job.run))
+    folder = storage.fetch_folder(checkpoints.result_name(storage, job.variant.recipe))
     # Its copies go with it.
     _opened.append(storage)
     return folder
@@ -93,7 +92,8 @@ def _scaling(cluster: ClusterConfig) -> ScalingConfig:
     fewest = cluster.min_workers or cluster.num_workers
     elastic = fewest < cluster.num_workers
     return ScalingConfig(
-        num_workers=(fewest, cluster.num_workers) if elastic else cluster.num_workers,
+        # The type is that of an older class, which knows no range.
+        num_workers=(fewest, cluster.num_workers) if elastic else cluster.num_workers,  # type: ignore[arg-type]
         use_gpu=cluster.use_gpu,
         resources_per_worker={"CPU": cluster.cpus_per_worker, **gpus},
         placement_strategy=cluster.placement,
@@ -117,10 +117,16 @@ def train_worker(config: dict[str, Any]) -> None:
         return
     try:
         _train(job, board)
-    except (InputError, NotFiniteError) as error:
+    except NotFiniteError as error:
+        # All workers have it at once.
         ray.get(board.fail.remote(error))
+    except Exception as error:
+        fatal = find_input_error(error)
+        if fatal is None:
+            raise
+        ray.get(board.fail.remote(fatal))
         # The others, waiting for this worker, have to be ended; a lone one is simply done.
-        if ray.train.get_context().get_world_size() > 1 and not isinstance(error, NotFiniteError):
+        if ray.train.get_context().get_world_size() > 1:
             raise
 
 

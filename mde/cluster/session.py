@@ -3,11 +3,12 @@
 import logging
 import os
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import ray
 import ray.data
 
+from mde.cluster.security import check_cluster, find_address, prepare_local
 from mde.errors import InputError
 
 
@@ -16,26 +17,43 @@ class ClusterConfig:
     """How many workers, and of what; the one thing that differs between a laptop and a cluster.
 
     cpus_per_worker may be a fraction: a training worker on CPU uses its cores whatever it
-    reserves. decode_tasks: Ray Data tasks at a time for each worker, of cpus_per_decode each.
-    max_failures: restarts from the last checkpoint before training gives up.
+    reserves. min_workers: when nodes are lost, training goes on with as few; None: it waits for
+    all of them. placement: PACK puts workers on few nodes, SPREAD on many, STRICT_SPREAD each on
+    one of its own. decode_tasks: Ray Data tasks at a time for each worker, of cpus_per_decode each.
+    max_failures: restarts from the last checkpoint before training gives up. evaluators: actors
+    that each hold a model, for evaluation and prediction, of cpus_per_evaluator (whole threads)
+    and, with use_gpu, one GPU each. Their number changes no result.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
     num_workers: int = 1
+    min_workers: int | None = None
+    placement: Literal["PACK", "SPREAD", "STRICT_SPREAD"] = "PACK"
     use_gpu: bool = False
     cpus_per_worker: float = 0.5
     decode_tasks: int = 1
     cpus_per_decode: float = 0.5
     max_failures: int = 1
+    evaluators: int = 1
+    cpus_per_evaluator: float = 1
 
     def __post_init__(self) -> None:
-        for name in ("num_workers", "cpus_per_worker", "decode_tasks", "cpus_per_decode"):
+        positive = ("num_workers", "cpus_per_worker", "decode_tasks", "cpus_per_decode")
+        for name in (*positive, "evaluators", "cpus_per_evaluator"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, found {getattr(self, name)}")
+        if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
+            raise ValueError(
+                f"min_workers must be within 1 and num_workers ({self.num_workers}), found "
+                f"{self.min_workers}"
+            )
 
 
 def connect() -> None:
-    """Join the cluster of RAY_ADDRESS (which a Ray job has set), or start one on this machine."""
+    """Join the cluster of RAY_ADDRESS (which a Ray job has set), or start one on this machine.
+
+    Raises InputError when nobody answers there, or when strangers could use it: see security.
+    """
     if ray.is_initialized():
         return
     # `report` waits for the controller's next look: 2 s by default.
@@ -45,12 +63,16 @@ def connect() -> None:
     # Else every line that a worker prints comes twice.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-    address = os.environ.get("RAY_ADDRESS", "local")
+    address = os.environ.get("RAY_ADDRESS") or "local"
     if address == "local":
+        prepare_local()
         # Nobody takes this machine away; the watcher costs a process and an error line.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         # After 1 s by default, so that every epoch would wait for a new decode process to start.
         os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "120000")
+    else:
+        address = find_address(address)
+        check_cluster(address)
     # It warns at every start that a local cluster has a token, as it should.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     ray.init(address=address, logging_level=logging.WARNING)

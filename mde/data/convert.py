@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mde.data.codecs import JPEG_QUALITY
 from mde.data.encode import Statistics
 from mde.data.frames import Frame, Rejected, check_leaks, check_rejected
+from mde.data.raw.fingerprint import RawState, raw_state
 from mde.data.shards import (
     Manifest,
     Shard,
@@ -68,9 +69,11 @@ def _convert(job: Job, execute: Execute) -> Manifest:
     missing = [item for item in listed if isinstance(item, Rejected)]
     _check_rejected(job, missing, len(listed))
     check_leaks(frames, job.config.allow_shared_scenes)
+    # Before they are read: a file that changes from here on makes the dataset out of date.
+    raw = raw_state(job.raw)
     tasks = list(plan_tasks(frames, job.config.rows_per_shard))
     records = _collect(job, tasks, execute)
-    return _finish(job, missing, len(listed), records)
+    return _finish(job, missing, len(listed), records, raw)
 
 
 def _remove_if_empty(draft: Path) -> None:
@@ -93,7 +96,11 @@ def _collect(job: Job, tasks: list[Task], execute: Execute) -> list[dict[str, An
 
 
 def _finish(
-    job: Job, missing: list[Rejected], total: int, records: list[dict[str, Any]]
+    job: Job,
+    missing: list[Rejected],
+    total: int,
+    records: list[dict[str, Any]],
+    raw: RawState,
 ) -> Manifest:
     rejected = [*missing, *(Rejected(**frame) for r in records for frame in r["rejected"])]
     _check_rejected(job, rejected, total)
@@ -111,6 +118,7 @@ def _finish(
         ),
         statistics={split: part.summary() for split, part in statistics.items()},
         precision=precision(job.config.lossless, merge(map(asdict, statistics.values()))),
+        raw=asdict(raw),
     )
     if not manifest.shards:
         raise InputError("no frame could be used; there is nothing to write")

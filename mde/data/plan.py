@@ -1,11 +1,18 @@
 """The epoch as a plan: which row, in which step, on which worker.
 
-A plan is a function of (seed, epoch) alone. Row groups are permuted over the whole dataset, rows
-are mixed within windows of row groups, and the sequence is cut into global batches that are dealt
-to the workers. So the order does not depend on timing or on the number of workers, and a position
-in it is one integer.
+The global batches of an epoch are a function of (seed, epoch, batch size) alone. Row groups are
+permuted over the whole dataset and dealt to lanes, each group's rows are permuted, and the lanes
+take turns. The sequence is cut into global batches, and its rows are dealt to the workers in turn.
+So the order depends neither on timing nor on the number of workers, and a position in it is one
+integer.
+
+Taking turns mixes as well as a permutation of the groups that are open does, and keeps the workers
+apart: of 2 workers each reads every other lane. Any number that divides the lanes does so; of 3
+workers each reads nearly all row groups, and takes a third of their rows.
 """
 
+import heapq
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +21,7 @@ from numpy.typing import NDArray
 from mde.data.shards import Shard
 from mde.errors import InputError
 
-WINDOW = 8
+LANES = 8
 """Row groups that are mixed with each other: 128 rows."""
 
 
@@ -35,45 +42,84 @@ def epoch_order(
     shards: list[Shard], rows_per_group: int, seed: int | None, epoch: int
 ) -> NDArray[np.int64]:
     """Every row once: (N,3) of shard index, row group, row. seed None keeps the stored order."""
+    groups = _row_groups(shards, rows_per_group)
+    if seed is None:
+        return _rows_of(groups)
+    rng = np.random.default_rng([seed, epoch])
+    groups = rng.permutation(groups)
+    order, sizes = _rows_of(groups), groups[:, 2]
+    place, turn = np.repeat(np.arange(len(groups)), sizes), order[:, 2]
+    # Sorted by chance within each group: a permutation of its rows.
+    row = turn[np.lexsort((rng.random(len(order)), place))]
+    lane, begin = _deal_to_lanes(sizes)
+    taking_turns = np.lexsort((lane[place], begin[place] + turn))
+    return np.column_stack([order[:, :2], row])[taking_turns]
+
+
+def _rows_of(groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(G,3) of shard index, row group, rows in it → (N,3) of shard index, row group, row."""
+    sizes = groups[:, 2]
+    begins = np.repeat(np.cumsum(sizes) - sizes, sizes)
+    row = np.arange(len(begins)) - begins
+    return np.column_stack([np.repeat(groups[:, :2], sizes, axis=0), row])
+
+
+def _deal_to_lanes(sizes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Each group goes on where the shortest lane ends: its lane, and the rows before it there."""
+    ends = [(0, lane) for lane in range(LANES)]
+    dealt = []
+    for size in sizes.tolist():
+        end, lane = ends[0]
+        dealt.append((lane, end))
+        heapq.heapreplace(ends, (end + size, lane))
+    lanes, begins = np.array(dealt, np.int64).reshape(-1, 2).T
+    return lanes, begins
+
+
+def _row_groups(shards: list[Shard], rows_per_group: int) -> NDArray[np.int64]:
+    """(G,3) of shard index, row group, rows in it, in stored order."""
     groups = [
-        np.array([(i, group, row) for row in range(_group_rows(shard, group, rows_per_group))])
+        (i, group, min(rows_per_group, shard.rows - group * rows_per_group))
         for i, shard in enumerate(shards)
         for group in range(shard.row_groups)
     ]
-    if not groups:
-        return np.empty((0, 3), np.int64)
-    if seed is None:
-        return np.concatenate(groups)
-    rng = np.random.default_rng([seed, epoch])
-    groups = [groups[i] for i in rng.permutation(len(groups))]
-    windows = [np.concatenate(groups[i : i + WINDOW]) for i in range(0, len(groups), WINDOW)]
-    return np.concatenate([rng.permutation(window) for window in windows])
+    return np.array(groups, np.int64).reshape(-1, 3)
+
+
+def step_bounds(rows: int, batch_size: int, world_size: int) -> list[int]:
+    """Where the global batches of `rows` rows begin, and where the last one ends.
+
+    What is left after the last full batch is shared with it evenly, so that no step is small. Only
+    if that would leave a worker without a row, in batches of less than 2 rows a worker, do both
+    become a single step.
+    Raises InputError when there are fewer rows, or a smaller batch, than workers.
+    """
+    if min(rows, batch_size) < world_size:
+        raise InputError(
+            f"{world_size} workers cannot share batches of {batch_size} from {rows} rows; "
+            "raise batch_size or lower cluster.num_workers"
+        )
+    bounds = list(range(0, rows, batch_size))
+    if rows % batch_size and len(bounds) > 1:
+        both = rows - bounds[-2]
+        bounds[-1] = bounds[-2] + (both + 1) // 2
+        if both // 2 < world_size:
+            bounds.pop()
+    return [*bounds, rows]
 
 
 def worker_steps(
     order: NDArray[np.int64], batch_size: int, rank: int, world_size: int
 ) -> list[WorkerStep]:
-    """Deal global batches to the workers; this worker's steps.
+    """Deal the global batches to the workers; this worker's steps.
 
-    All workers get the same number of steps and at least one row in each. A remainder that is too
-    small for that joins the last step, so no row is dropped or repeated.
-    Raises InputError when there are fewer rows, or a smaller batch, than workers.
+    All workers get the same number of steps and at least one row in each; no row is dropped or
+    repeated. Raises InputError as `step_bounds` does.
     """
-    if min(len(order), batch_size) < world_size:
-        raise InputError(
-            f"{world_size} workers cannot share batches of {batch_size} from {len(order)} rows; "
-            "raise batch_size or lower cluster.num_workers"
-        )
-    starts = list(range(0, len(order), batch_size))
-    if len(order) - starts[-1] < world_size:
-        starts.pop()
+    bounds = step_bounds(len(order), batch_size, world_size)
     steps = []
-    for step, start in enumerate(starts):
-        end = starts[step + 1] if step + 1 < len(starts) else len(order)
-        mine = order[start:end][rank::world_size]
+    for step, (start, end) in enumerate(itertools.pairwise(bounds)):
+        # By the place in the epoch, not in the batch: a worker stays with its lanes.
+        mine = order[start + (rank - start) % world_size : end : world_size]
         steps.append(WorkerStep(step, mine, len(mine) * world_size / (end - start)))
     return steps
-
-
-def _group_rows(shard: Shard, group: int, rows_per_group: int) -> int:
-    return min(rows_per_group, shard.rows - group * rows_per_group)

@@ -4,23 +4,45 @@ A dataset is a folder of `<split>-NNNNN.parquet` and `manifest.json`, which is w
 folder with a manifest is whole.
 """
 
+import functools
 import hashlib
+import json
 import os
+import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
 from mde.data.frames import Rejected
+from mde.data.place import (
+    Place,
+    join,
+    names_in,
+    open_input,
+    read_bytes,
+    resolve,
+    sha256_of,
+    show,
+    size_of,
+)
 from mde.errors import InputError
-from mde.files import file_sha256, read_json, write_json
+from mde.files import file_sha256, write_json
 from mde.schema import SCHEMA_VERSION, SPLITS, Row
 
 ROWS_PER_GROUP = 16
 """Small enough to shuffle by row groups; reading still costs nothing beside decoding."""
+
+VERIFY_AT_ONCE = 4
+"""Shards that are hashed side by side."""
+QUIET_S = 3
+"""After so long a bar shows how far verifying is."""
 
 ROW_SCHEMA = pa.schema(
     [
@@ -63,7 +85,8 @@ class Manifest:
 
     rejected: every input frame that is not in a shard, with its reason. duplicates: groups of
     samples with the same image. statistics: rows and depth by split. precision: what storing has
-    changed, see `mde.data.convert.precision`.
+    changed, see `mde.data.convert.precision`. raw: `mde.data.raw.fingerprint.RawState` of the raw
+    files that it was made from.
     """
 
     source: str
@@ -73,6 +96,7 @@ class Manifest:
     statistics: dict[str, dict[str, Any]]
     duplicates: list[list[str]] = field(default_factory=list)
     precision: dict[str, Any] = field(default_factory=dict)
+    raw: dict[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -120,12 +144,20 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     write_json(folder / "manifest.json", {**asdict(manifest), "counts": manifest.counts})
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Place) -> Manifest:
     """Read a dataset's manifest. Raises InputError when there is none or of another version."""
-    path = folder / "manifest.json"
-    if not path.is_file():
-        raise InputError(f"{folder}: no dataset here: manifest.json is missing; convert it first")
-    content = read_json(path)
+    place = join(resolve(folder), "manifest.json")
+    path = show(place)
+    try:
+        content = json.loads(read_bytes(place))
+    except FileNotFoundError:
+        raise InputError(
+            f"{show(folder)}: no dataset here: manifest.json is missing; convert it first"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON: {error}; convert the data again") from error
     if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
         raise InputError(f"{path}: not of schema version {SCHEMA_VERSION}; convert the data again")
     content.pop("counts", None)
@@ -165,61 +197,105 @@ def find_duplicates(
     return [[sample_id for _, sample_id in group] for group in same]
 
 
-def verified_sha256(folder: Path) -> str:
+def verified_sha256(folder: Place) -> str:
     """Verify a dataset; returns its identity, the SHA-256 of its manifest.
 
     Raises InputError as `read_manifest` and `verify_shards` do.
     """
     verify_shards(folder, read_manifest(folder))
-    return hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
+    return hashlib.sha256(read_bytes(join(resolve(folder), "manifest.json"))).hexdigest()
 
 
-def verify_shards(folder: Path, manifest: Manifest) -> None:
-    """Compare every shard with the manifest; raises InputError that names the first bad one."""
-    for shard in manifest.shards:
-        if fault := find_fault(folder, manifest, shard):
-            raise InputError(fault)
+def verify_shards(folder: Place, manifest: Manifest) -> None:
+    """Compare every shard with the manifest, several at a time, every byte of them.
+
+    A dataset in an object store is read through once for that: its sizes alone would not tell a
+    flipped bit or a shard of another conversion. After a few seconds a bar shows how far it is.
+    Raises InputError that names the first bad shard.
+    """
+    folder = resolve(folder)
+    total, started = sum(shard.bytes for shard in manifest.shards), time.monotonic()
+    with ThreadPoolExecutor(VERIFY_AT_ONCE) as pool, Progress(
+        "[progress.description]{task.description}", BarColumn(), DownloadColumn(),
+        TimeRemainingColumn(), transient=True, auto_refresh=False, console=Console(stderr=True),
+    ) as bar:  # fmt: skip
+        task = bar.add_task("verifying the shards", total=total, visible=False)
+        faults = pool.map(functools.partial(find_fault, folder, manifest), manifest.shards)
+        for shard, fault in zip(manifest.shards, faults, strict=True):
+            if fault:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise InputError(fault)
+            late = time.monotonic() - started > QUIET_S
+            bar.update(task, advance=shard.bytes, visible=late, refresh=late)
     if fault := find_extra(folder, manifest):
         raise InputError(fault)
 
 
-def find_fault(folder: Path, manifest: Manifest, shard: Shard) -> str | None:
+def find_fault(folder: Place, manifest: Manifest, shard: Shard) -> str | None:
     """What is wrong with the file of a shard as a whole, if anything."""
-    path = folder / shard.file
-    if not path.is_file():
-        return f"{path}: in the manifest, but not there; convert the data again"
+    place = join(resolve(folder), shard.file)
+    path = show(place)
     try:
-        digest = file_sha256(path)
+        size = size_of(place)
+        if size is None:
+            return f"{path}: in the manifest, but not there; convert the data again"
+        # A remote shard of another size need not be fetched to be known as wrong.
+        wrong_size = size != shard.bytes and isinstance(place, str)
+        digest = "" if wrong_size else sha256_of(place)
     except OSError as error:
-        return f"{path}: cannot be read: {error.strerror}"
+        return f"{path}: cannot be read: {error.strerror or error}"
+    if wrong_size:
+        return f"{path}: {size} bytes, the manifest says {shard.bytes}; convert the data again"
     if digest == shard.sha256:
         return None
     owner = next((f" (it is {s.file}'s)" for s in manifest.shards if s.sha256 == digest), "")
     return f"{path}: SHA-256 differs from the manifest{owner}; convert the data again"
 
 
-def find_extra(folder: Path, manifest: Manifest) -> str | None:
+def find_extra(folder: Place, manifest: Manifest) -> str | None:
     """Which shards are in the folder and not in the manifest, if any."""
-    extra = {p.name for p in folder.glob("*.parquet")} - {shard.file for shard in manifest.shards}
-    if not extra:
-        return None
-    return f"{folder}: shards that are not in the manifest: {', '.join(sorted(extra))}"
+    shards = {name for name in names_in(resolve(folder)) if name.endswith(".parquet")}
+    if extra := shards - {shard.file for shard in manifest.shards}:
+        names = ", ".join(sorted(extra))
+        return f"{show(folder)}: shards that are not in the manifest: {names}"
+    return None
 
 
-def read_row_group(path: Path, row_group: int, columns: list[str] | None = None) -> pa.Table:
+def read_row_group(
+    place: Place,
+    row_group: int,
+    columns: list[str] | None = None,
+    footer: pq.FileMetaData | None = None,
+) -> pa.Table:
     """Read one row group with its page checksums verified.
 
-    Raises InputError that names file and row group when a checksum is wrong.
+    footer: of the file, if it has been read before. Of an object in a store no more than the footer
+    and the columns of the row group are fetched.
+    Raises InputError that names file and row group when it is not there or a checksum is wrong.
     """
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            return file.read_row_group(row_group, columns=columns)
+        with pq.ParquetFile(
+            open_input(place),
+            metadata=footer,
+            page_checksum_verification=True,
+            # All columns in one request or few; a disk does not need it.
+            pre_buffer=isinstance(place, str),
+        ) as file:
+            return file.read_row_group(row_group, columns=columns, use_threads=False)
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path}: row group {row_group} is damaged: {error}") from error
+        raise InputError(f"{show(place)}: row group {row_group} is damaged: {error}") from error
 
 
-def read_rows(folder: Path, split: str) -> Iterator[Row]:
+def read_footer(place: Place) -> pq.FileMetaData:
+    """Where everything is in a shard. Raises InputError when it is not there or damaged."""
+    try:
+        return pq.read_metadata(open_input(place))
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{show(place)}: its footer is damaged: {error}") from error
+
+
+def read_rows(folder: Place, split: str) -> Iterator[Row]:
     """All rows of a split, in stored order."""
     for shard in read_manifest(folder).of_split(split):
         for row_group in range(shard.row_groups):
-            yield from read_row_group(folder / shard.file, row_group).to_pylist()
+            yield from read_row_group(join(resolve(folder), shard.file), row_group).to_pylist()

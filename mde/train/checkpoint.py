@@ -5,16 +5,17 @@ A folder with `state.json` is whole; it holds the SHA-256 of the other files.
 
 import json
 import os
-import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mde.errors import InputError
 from mde.files import disk_fault, file_sha256, read_json
+from mde.train.foreign import refuse_foreign
 
 FORMAT = 1
 FILES = ("model.safetensors", "optimizer.pt")
@@ -83,15 +84,21 @@ def _write(
 def read_state(folder: Path) -> dict[str, Any]:
     """Read and verify a checkpoint's `state.json`.
 
-    Raises InputError when the folder is not a whole checkpoint or a file's SHA-256 differs.
+    Raises InputError when the folder is not a whole checkpoint, a file's SHA-256 differs, or there
+    are pickles or code beside its files.
     """
     path = folder / "state.json"
     if not path.is_file():
         raise InputError(f"{folder}: not a whole checkpoint: it has no state.json")
+    refuse_foreign(folder)
     state = read_json(path)
-    if not isinstance(state, dict) or state.get("format") != FORMAT or "sha256" not in state:
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise InputError(f"{path}: not a checkpoint of format {FORMAT}")
-    for name, expected in state["sha256"].items():
+    files = state.get("sha256")
+    # Else it would vouch for files elsewhere, or leave the weights out.
+    if not isinstance(files, dict) or not {FILES[0]} <= files.keys() <= set(FILES):
+        raise InputError(f"{path}: sha256 must have {FILES[0]} and may have {FILES[1]}, no more")
+    for name, expected in files.items():
         if not (folder / name).is_file() or file_sha256(folder / name) != expected:
             raise InputError(f"{folder / name}: missing or changed since it was saved (SHA-256)")
     return state
@@ -107,24 +114,34 @@ def load_checkpoint(folder: Path, module: nn.Module) -> tuple[dict[str, Any], di
     if "optimizer.pt" not in state["sha256"]:
         raise InputError(f"{folder}: a model without its optimizer: no training goes on from it")
     optimizer = _load_optimizer(folder / "optimizer.pt")
-    _fill(module, load_file(folder / "model.safetensors"), folder)
+    _fill(module, _load_tensors(folder / "model.safetensors"), folder)
     return state, optimizer
 
 
 def _load_optimizer(path: Path) -> dict[str, Any]:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged files make torch raise whatever they like
         raise InputError(
             f"{path}: not a state of plain values and tensors, so it was not loaded: a pickle can "
             "run any program"
         ) from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: not the state of an optimizer, but a {type(content).__name__}")
+    return content
+
+
+def _load_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a file of tensors: {error}") from error
 
 
 def load_model(folder: Path, model: nn.Module) -> None:
     """Fill a depth model from the checkpoint of the objective that it was trained in."""
     read_state(folder)
-    tensors = load_file(folder / "model.safetensors")
+    tensors = _load_tensors(folder / "model.safetensors")
     own = {
         name.removeprefix(MODEL_PREFIX): tensor
         for name, tensor in tensors.items()

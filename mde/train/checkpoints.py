@@ -5,28 +5,27 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from mde.errors import InputError
 from mde.storage import Storage
 from mde.train.checkpoint import load_checkpoint, read_state, save_checkpoint
-from mde.train.recipe import History
+from mde.train.recipe import History, Recipe, best_steps
 
 PREFIX = "step-"
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """How a run is kept; nothing of it changes what is trained.
+    """How a run is kept; nothing of it changes what comes out.
 
     storage: URI below which each run has its folder, such as an NFS path or s3://bucket/runs; None:
     `checkpoints` in the root folder. There is a checkpoint after every epoch, and with
-    `checkpoint_steps` after so many optimizer steps. Kept are the `keep_last` newest and, of the
-    epochs', the `keep_best` best by `best_by`, a metric of an epoch (None: val_loss, or train_loss
-    where there is no val split), lower being better unless `best_is` says `highest`.
-    result: which of them becomes the model. log_steps: values of every so many steps are logged.
+    `checkpoint_steps` after so many optimizer steps. Kept are the `keep_last` newest and the
+    `keep_best` best epochs', see `best_by` of the recipe. log_steps: values of every so many steps
+    are logged.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -34,35 +33,13 @@ class RunConfig:
     checkpoint_steps: int | None = None
     keep_last: int = 2
     keep_best: int = 1
-    best_by: str | None = None
-    best_is: Literal["lowest", "highest"] = "lowest"
-    result: Literal["last", "best"] = "last"
     log_steps: int = 10
 
     def __post_init__(self) -> None:
-        for name in ("checkpoint_steps", "keep_last", "log_steps"):
+        for name in ("checkpoint_steps", "keep_last", "keep_best", "log_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, found {value}")
-        if self.keep_best < (least := int(self.result == "best")):
-            raise ValueError(f"keep_best must be at least {least}, found {self.keep_best}")
-
-    def best(self, history: History) -> list[int]:
-        """Steps of the `keep_best` best epochs, best first; of equal ones, the earlier.
-
-        Raises InputError when `best_by` is not a metric of the epochs.
-        """
-        if not history:
-            return []
-        name = self.best_by or ("val_loss" if "val_loss" in history[-1] else "train_loss")
-        if name not in history[-1]:
-            raise InputError(
-                f"run.best_by: no metric of an epoch is called '{name}'; there are "
-                f"{', '.join(sorted(history[-1]))}"
-            )
-        sign = -1 if self.best_is == "highest" else 1
-        ranked = sorted(history, key=lambda metrics: sign * metrics[name])
-        return [int(metrics["step"]) for metrics in ranked[: self.keep_best]]
 
 
 class Checkpoints:
@@ -75,10 +52,12 @@ class Checkpoints:
         self,
         storage: Storage,
         config: RunConfig,
+        recipe: Recipe,
         provenance: dict[str, Any],
         before_publish: Callable[[], None] = lambda: None,
     ) -> None:
-        self.storage, self.config, self.provenance = storage, config, provenance
+        self.storage, self.config, self.recipe = storage, config, recipe
+        self.provenance = provenance
         self.before_publish = before_publish
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -122,7 +101,8 @@ class Checkpoints:
     def _delete_old(self, history: History) -> None:
         present = checkpoint_names(self.storage)
         kept = set(present[: self.config.keep_last])
-        kept |= {checkpoint_name(step) for step in self.config.best(history)}
+        best = best_steps(self.recipe, history)[: self.config.keep_best]
+        kept |= {checkpoint_name(step) for step in best}
         for name in set(present) - kept:
             self.storage.delete(name)
 
@@ -194,7 +174,7 @@ def checkpoint_names(storage: Storage) -> list[str]:
     return sorted((n for n in names if "state.json" in storage.names(n)), reverse=True)
 
 
-def result_name(storage: Storage, config: RunConfig) -> str:
+def result_name(storage: Storage, recipe: Recipe) -> str:
     """The checkpoint that a finished run gives: the last, or the best of its epochs.
 
     Raises InputError when there is none.
@@ -202,10 +182,10 @@ def result_name(storage: Storage, config: RunConfig) -> str:
     names = checkpoint_names(storage)
     if not names:
         raise InputError(f"{storage.uri}: there is no checkpoint")
-    if config.result == "last":
+    if recipe.result == "last":
         return names[0]
     history = read_state(storage.fetch_folder(names[0]))["history"]
-    best = checkpoint_name(config.best(history)[0])
+    best = checkpoint_name(best_steps(recipe, history)[0])
     if best not in names:
         raise InputError(f"{storage.uri}: the best checkpoint, {best}, is not there any more")
     return best

@@ -1,18 +1,19 @@
 """Write the journal out while training goes on."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mde.errors import InputError
 from mde.train.journal import Journal
 
-EVERY_S = 5.0
+FIRST_S, LAST_S, SHARE = 2.0, 60.0, 0.01
 
 
 @contextmanager
-def flushing(journal: Journal | None, every_s: float = EVERY_S) -> Iterator[None]:
-    """Flush a journal every few seconds from a thread, and once more at the end.
+def flushing(journal: Journal | None) -> Iterator[None]:
+    """Flush a journal from a thread, often at first and every minute later, and once at the end.
 
     Storage that fails for a while costs nothing: the points wait. Raises InputError when it fails
     at the end.
@@ -21,7 +22,7 @@ def flushing(journal: Journal | None, every_s: float = EVERY_S) -> Iterator[None
         yield
         return
     over = threading.Event()
-    thread = threading.Thread(target=_flush_until, args=(journal, over, every_s), daemon=True)
+    thread = threading.Thread(target=_flush_until, args=(journal, over), daemon=True)
     thread.start()
     try:
         yield
@@ -31,8 +32,10 @@ def flushing(journal: Journal | None, every_s: float = EVERY_S) -> Iterator[None
         _flush_now(journal)
 
 
-def _flush_until(journal: Journal, over: threading.Event, every_s: float) -> None:
-    while not over.wait(every_s):
+def _flush_until(journal: Journal, over: threading.Event) -> None:
+    started = time.monotonic()
+    # Every flush is a file, and a run may take a week.
+    while not over.wait(min(LAST_S, max(FIRST_S, SHARE * (time.monotonic() - started)))):
         try:
             journal.flush()
         except OSError:

@@ -93,9 +93,10 @@ class _Run:
         self.show: Show = (show or Lines()) if self.first else _nobody
         self.journal = Journal(context.storage) if self.first else None
         flush = self.journal.flush if self.journal else lambda: None
-        self.checkpoints = Checkpoints(context.storage, config, provenance, before_publish=flush)
+        self.checkpoints = Checkpoints(context.storage, config, recipe, provenance, flush)
         self.history: History = []
         self.step = self.done = self.stage = 0
+        self.loss = float("nan")
         self.sums, self.timing = Averages(), Timing()
 
     def restore(self) -> None:
@@ -155,7 +156,8 @@ class _Run:
                 "step_lr": self.stepper.lr, "grad_norm": float(self.stepper.grad_norm)
             })  # fmt: skip
         if self.first and self.timing.due(SHOW_EVERY_S):
-            self.show(self._progress(float(terms["loss"])))
+            self.loss = float(terms["loss"])
+            self.show(self._progress())
         every = self.config.checkpoint_steps
         # The end of an epoch has a checkpoint of its own.
         if every and self.step % every == 0 and self.done < self.batches.steps_per_epoch:
@@ -176,7 +178,8 @@ class _Run:
         metrics |= {f"val_{name}": value for name, value in self.validate().items()}
         self.history.append(metrics)
         self._log({name: value for name, value in metrics.items() if name != "step"})
-        self.show(self._progress(metrics["train_loss"], metrics))
+        self.loss = metrics["train_loss"]
+        self.show(self._progress(metrics))
         self.done, self.sums = 0, Averages()
         self.timing.start_epoch()
         self._save()
@@ -210,26 +213,25 @@ class _Run:
             self.journal.add(self.step, values)
 
     def _note(self, text: str) -> None:
-        self.show(self._progress(float("nan"), note=text))
+        self.show(self._progress(note=text))
 
-    def _progress(
-        self, loss: float, metrics: dict[str, float] | None = None, note: str = ""
-    ) -> Progress:
+    def _progress(self, ended: dict[str, float] | None = None, note: str = "") -> Progress:
+        """How it stands; ended: metrics of the epoch that has just ended."""
         stages, steps = len(self.recipe.all_stages), self.batches.steps_per_epoch
-        epoch = len(self.history) + (metrics is None)
-        left = steps * (self.recipe.epochs - epoch + 1) - self.done
-        rates = self.timing.rates(self.context.world_size)
+        epoch, done = len(self.history) + (ended is None), steps if ended else self.done
+        now = ended or self.timing.rates(self.context.world_size)
         return Progress(
             epoch=epoch,
             epochs=self.recipe.epochs,
-            step=steps if metrics else self.done,
+            step=done,
             steps=steps,
-            loss=loss,
-            images_per_s=metrics["images_per_s"] if metrics else rates["images_per_s"],
-            data_wait=metrics["data_wait"] if metrics else rates["data_wait"],
-            eta_s=left * self.timing.step_s,
+            loss=self.loss,
+            images_per_s=now["images_per_s"],
+            data_wait=now["data_wait"],
+            eta_s=(steps * (self.recipe.epochs - epoch + 1) - done) * self.timing.step_s,
             stage=f"stage {self.stage + 1}/{stages} · " if stages > 1 else "",
-            val_loss=metrics.get("val_loss") if metrics else None,
+            val_loss=ended.get("val_loss") if ended else None,
+            epoch_done=ended is not None,
             note=note,
         )
 

@@ -13,9 +13,9 @@ LINE_EVERY_S = 30.0
 class Progress:
     """A moment of a training.
 
-    epoch: from 1. step: of the epoch's `steps` that are done. loss: of the last step, over all
-    workers, or the epoch's mean. val_loss: at the end of an epoch. data_wait: share of the time
-    that was spent waiting for data. note: what else has happened.
+    epoch: from 1. step: of the epoch's `steps` that are done. loss: this worker's in the last step,
+    or the epoch's mean over all. data_wait: share of the time that was spent waiting for data.
+    epoch_done: this is the end of an epoch. note: what else has happened.
     """
 
     epoch: int
@@ -28,12 +28,8 @@ class Progress:
     eta_s: float
     stage: str = ""
     val_loss: float | None = None
+    epoch_done: bool = False
     note: str = ""
-
-    @property
-    def epoch_done(self) -> bool:
-        """Whether this is the line at the end of an epoch."""
-        return self.step == self.steps
 
     def line(self) -> str:
         """One line, for a log."""

@@ -45,6 +45,8 @@ class Recipe:
     the parts. schedule: `step` multiplies the rate by `lr_gamma` every `lr_step` epochs, `cosine`
     warms up for 5 % of the steps and decays to zero; both start anew with each stage.
     sync_batch_norm: statistics are those of all workers' samples, see `mde.train.sync_norm`.
+    result: the epoch whose weights become the model. best_by: a metric of an epoch; None: val_loss,
+    or train_loss where there is no val split.
     stages: `epochs` is their sum then. patience: as in Stage. momentum: of sgd.
     precision: `bf16` and `fp16` are autocast; losses stay in float32. fused: one kernel for all
     parameters of an optimizer step.
@@ -64,6 +66,9 @@ class Recipe:
     accumulate: int = 1
     sync_batch_norm: bool = False
     patience: int | None = None
+    result: Literal["last", "best"] = "last"
+    best_by: str | None = None
+    best_is: Literal["lowest", "highest"] = "lowest"
     stages: tuple[Stage, ...] = ()
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     channels_last: bool = False
@@ -161,3 +166,21 @@ def _out_of_patience(history: History, patience: int | None) -> bool:
         raise InputError("patience watches the validation loss, and the dataset has no val split")
     losses = [metrics["val_loss"] for metrics in history]
     return len(losses) - 1 - losses.index(min(losses)) >= patience
+
+
+def best_steps(recipe: Recipe, history: History) -> list[int]:
+    """The step after each epoch, best epoch first; of equal ones, the earlier first.
+
+    Raises InputError when `best_by` is not a metric of the epochs.
+    """
+    if not history:
+        return []
+    name = recipe.best_by or ("val_loss" if "val_loss" in history[-1] else "train_loss")
+    if name not in history[-1]:
+        raise InputError(
+            f"recipe.best_by: no metric of an epoch is called '{name}'; there are "
+            f"{', '.join(sorted(history[-1]))}"
+        )
+    sign = -1 if recipe.best_is == "highest" else 1
+    ranked = sorted(history, key=lambda metrics: sign * metrics[name])
+    return [int(metrics["step"]) for metrics in ranked]

@@ -1,7 +1,9 @@
-"""Ray Train with two workers, interrupted and resumed."""
+"""Ray Train: two workers, and what ends a run."""
 
 import dataclasses
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -13,75 +15,67 @@ from mde.data.sources import load_source_config
 from mde.errors import InputError
 from mde.models import ModelConfig
 from mde.train.checkpoint import read_state
+from mde.train.guard import NotFiniteError
 from mde.train.recipe import Stage
-from mde.variants import Variant, load_variant
+from mde.variants import load_variant
 from tests.conftest import flip_a_bit
 
 pytestmark = pytest.mark.cluster
 
 
 @pytest.fixture
-def job(tiny_root: Path) -> FitJob:
+def job(tiny_root: Path, tmp_path: Path) -> FitJob:
     params = tiny_root / "params.yaml"
     config = load_source_config(params, "nyu_labeled")
     convert(config, tiny_root, tiny_root / "shards", run_one_by_one)
     variant = load_variant(params, "resfpn-resnet18")
-    cluster = ClusterConfig(num_workers=1)
-    return FitJob(variant, tiny_root / "shards", cluster, {"variant": variant.as_dict()})
+    cluster, provenance = ClusterConfig(num_workers=1), {"variant": {"name": "r18"}}
+    return FitJob(variant, tiny_root / "shards", str(tmp_path / "run"), cluster, provenance)
 
 
-def with_epochs(job: FitJob, epochs: int, **cluster: int) -> FitJob:
-    variant: Variant = dataclasses.replace(
-        job.variant, recipe=dataclasses.replace(job.variant.recipe, epochs=epochs)
-    )
-    changed = dataclasses.replace(job.cluster, **cluster)
-    return dataclasses.replace(job, variant=variant, cluster=changed)
+def changed(job: FitJob, recipe: dict[str, Any] | None = None, **cluster: Any) -> FitJob:
+    new = dataclasses.replace(job.variant.recipe, **(recipe or {}))
+    variant = dataclasses.replace(job.variant, recipe=new)
+    cluster_config = dataclasses.replace(job.cluster, **cluster)
+    return dataclasses.replace(job, variant=variant, cluster=cluster_config)
 
 
-def nothing(metrics: dict[str, float]) -> None:
-    pass
-
-
-def test_a_run_goes_on_where_it_stopped(job: FitJob, tmp_path: Path) -> None:
-    whole = fit(with_epochs(job, 2), tmp_path, "whole", nothing)
-    fit(with_epochs(job, 1), tmp_path, "parts", nothing)
-    resumed = fit(with_epochs(job, 2), tmp_path, "parts", nothing)
-    state = read_state(resumed)
-    assert [point["epoch"] for point in state["history"]] == [1, 2]
-    expected, found = (load_file(folder / "model.safetensors") for folder in (whole, resumed))
-    assert all(bool((expected[name] == found[name]).all()) for name in expected)
-
-
-def test_two_workers_share_the_epoch(job: FitJob, tmp_path: Path) -> None:
-    state = read_state(fit(with_epochs(job, 1, num_workers=2), tmp_path, "two", nothing))
+def test_two_workers_share_the_epoch_and_say_how_they_stand(
+    job: FitJob, capfd: pytest.CaptureFixture[str]
+) -> None:
+    state = read_state(fit(changed(job, {"epochs": 1}, num_workers=2)))
     assert state["step"] == state["history"][-1]["step"] > 0
     assert state["history"][-1]["val_loss"] > 0
+    shown = capfd.readouterr().out
+    assert re.search(r"resfpn-resnet18 · epoch 1/1 · step 2/2 · loss .* images/s · waiting", shown)
 
 
-def test_two_workers_go_through_the_stages_of_a_recipe(job: FitJob, tmp_path: Path) -> None:
+def test_two_workers_go_through_the_stages_of_a_recipe(job: FitJob) -> None:
     model = ModelConfig("eigen", "vgg16", "scratch", 0.1, width=0.05, input_size=(64, 96))
     stages = (Stage(1, train=("scale1", "scale2"), output=1), Stage(1, train=("scale3",)))
-    recipe = dataclasses.replace(job.variant.recipe, stages=stages, epochs=2, accumulate=2)
-    variant = dataclasses.replace(job.variant, model=model, recipe=recipe)
-    staged = dataclasses.replace(with_epochs(job, 2, num_workers=2), variant=variant)
-    history = read_state(fit(staged, tmp_path, "staged", nothing))["history"]
+    two = changed(job, {"stages": stages, "epochs": 2, "accumulate": 2}, num_workers=2)
+    staged = dataclasses.replace(two, variant=dataclasses.replace(two.variant, model=model))
+    history = read_state(fit(staged))["history"]
     assert [point["stage"] for point in history] == [0, 1]
     assert all(point["val_loss"] > 0 for point in history)
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_batch(
-    job: FitJob, tmp_path: Path
+def test_a_loss_that_is_not_finite_ends_the_run_at_once_and_leaves_the_batches(
+    job: FitJob, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    hot = dataclasses.replace(job.variant.recipe, lr=1e38, optimizer="sgd", epochs=2)
-    once = with_epochs(job, 2, max_failures=0)
-    broken = dataclasses.replace(once, variant=dataclasses.replace(job.variant, recipe=hot))
-    with pytest.raises(Exception, match=r"the loss is not finite .*samples: .*non_finite-rank0"):
-        fit(broken, tmp_path, "broken", nothing)
-    (kept,) = (tmp_path / "broken").glob("non_finite-rank0-*.safetensors")
-    assert load_file(kept)["depth"].ndim == 4
+    hot = {"lr": 1e38, "optimizer": "sgd", "epochs": 2}
+    broken = changed(job, hot, max_failures=3, num_workers=2)
+    message = r"the (loss|gradient) is not finite .*samples: .*non_finite-rank"
+    with pytest.raises(NotFiniteError, match=message):
+        fit(broken)
+    kept = sorted(Path(job.storage).glob("non_finite-rank*.safetensors"))
+    assert [file.name[:16] for file in kept] == ["non_finite-rank0", "non_finite-rank1"]
+    assert load_file(kept[0])["depth"].ndim == 4
+    # Nothing was tried again.
+    assert "failed" not in capfd.readouterr().out
 
 
-def test_a_damaged_dataset_is_named_by_the_driver(job: FitJob, tmp_path: Path) -> None:
+def test_a_damaged_dataset_is_named_by_the_driver_and_not_trained_on_again(job: FitJob) -> None:
     flip_a_bit(next(job.data.glob("train-*.parquet")))
     with pytest.raises(InputError, match=r"train-\d+.parquet"):
-        fit(with_epochs(job, 1, max_failures=0), tmp_path, "damaged", nothing)
+        fit(changed(job, {"epochs": 1}, max_failures=3))

@@ -1,5 +1,7 @@
 """`params.yaml`: what is shipped loads, and every mistake is named with file, key and way out."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +9,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from mde.config import load_params, load_section
-from mde.data.sources import get_source
+from mde.data.sources import get_source, load_source_config
 from mde.errors import InputError
 from mde.protocols import PROTOCOLS
-from mde.train.loop import Recipe
+from mde.train.recipe import Recipe
 from mde.variants import from_dict, load_variant
 
 # --- What is shipped --------------------------------------------------------------------------
@@ -83,6 +85,11 @@ V = "variants.small"
         (f"{V}.model.encodr", "x", f"{V}.model.encodr: unknown key 'encodr'; did you mean 'encod"),
         (f"{V}.augment.flips", 1, f"{V}.augment.flips: .* did you mean 'flip'.* Allowed: bright"),
         (f"{V}.objective.mode", "m", f"{V}.objective.mode: unknown key 'mode'.* Allowed: at, fr"),
+        (
+            f"{V}.recipe.stages",
+            [{"epochs": 1}, {"epochs": 1, "trian": ["scale1"]}],
+            f"{V}.recipe.stages.1.trian: unknown key 'trian'; did you mean 'train'",
+        ),
         # Wrong types.
         (f"{V}.recipe.lr", "1e-4", f"{V}.recipe.lr: .*number, found '1e-4'"),
         (f"{V}.recipe.epochs", 1.5, f"{V}.recipe.epochs: .*integer.*, found 1.5"),
@@ -91,6 +98,14 @@ V = "variants.small"
         (f"{V}.recipe", [1], f"{V}.recipe: .*found \\[1\\]"),
         (f"{V}.recipe", None, f"{V}.recipe: "),
         (f"{V}.objective", "l1", "objective: expected a mapping, found 'l1'"),
+        (f"{V}.objective.kind", ["supervised"], f"{V}.objective.kind: .* Allowed: self_superv"),
+        (f"{V}.protocol", ["nyu"], f"{V}.protocol: unknown key .* Allowed: kitti_eigen_mono, "),
+        (f"{V}.protocol", None, f"{V}.protocol: unknown key 'None'"),
+        (f"{V}.dataset", ["rooms"], "datasets.*did you mean 'rooms'"),
+        (f"{V}.recipe.stages", {"epochs": 2}, f"{V}.recipe.stages: .*array"),
+        (f"{V}.recipe.stages", [2], f"{V}.recipe.stages.0: .*found 2"),
+        (f"{V}.recipe.stages", [{"epochs": "2"}], f"{V}.recipe.stages.0.epochs: .*found '2'"),
+        (f"{V}.model.input_size", [64, "64"], f"{V}.model.input_size.1: .*integer, found '64'"),
         ("variants", 3, "variants.small: "),
         # Out of range.
         (f"{V}.recipe.lr", 0, f"{V}.recipe: lr must be positive, found 0"),
@@ -120,6 +135,7 @@ V = "variants.small"
         (f"{V}.objective.kind", ABSENT, f"{V}.objective.kind: .*Allowed: self_supervised, superv"),
         # The top level.
         ("varients", {}, "unknown key 'varients'; did you mean 'variants'"),
+        ("variants", None, f"{V}: unknown key 'small'. Allowed: none"),
     ],
 )
 def test_a_mistake_is_named_with_file_and_key(tmp_path: Path, key: str, value: Any, message: str):
@@ -154,20 +170,62 @@ def test_a_date_is_not_a_number(tmp_path: Path):
         load_variant(path, "small")
 
 
+@pytest.mark.parametrize("text", ["2024-01-31: 1", "? [a, b]\n      : 1", "flip: &a [*a]"])
+def test_what_is_no_plain_mapping_of_names_is_refused(tmp_path: Path, text: str):
+    path = write(tmp_path, VALID)
+    path.write_text(path.read_text().replace("flip: 0.5", text))
+    with pytest.raises(InputError, match=rf"params\.yaml: {V}\.augment: a key that is no text, or"):
+        load_variant(path, "small")
+
+
 def test_exponents_without_a_point_are_numbers(tmp_path: Path):
     path = write(tmp_path, VALID)
     path.write_text(path.read_text().replace("lr: 0.0001", "lr: 5e-4"))
     assert load_section(path, f"{V}.recipe", Recipe).lr == 5e-4
 
 
+@pytest.mark.parametrize("text", ['"5e-4"', "'5e-4'", "5e-4 m", "!!str 5e-4", "yes", "[5e-4]"])
+def test_texts_that_look_like_numbers_are_none(tmp_path: Path, text: str):
+    path = write(tmp_path, VALID)
+    path.write_text(path.read_text().replace("lr: 0.0001", f"lr: {text}"))
+    with pytest.raises(InputError, match=rf"params\.yaml: {V}\.recipe\.lr: .*number, found"):
+        load_variant(path, "small")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("source", "nyu_labelled", "source: unknown source .*did you mean 'nyu_labeled'"),
+        ("source", ["nyu_labeled"], "source: unknown source .*known: folder, kitti"),
+        ("source", None, "source: unknown source 'None'"),
+        ("source", ABSENT, "source: this key is required and is not there"),
+        ("raw", ABSENT, "raw: this key is required and is not there"),
+        ("raw", 3, "raw: .*string, found 3"),
+        ("height", "Native", "height: .*integer, found 'Native'.*height: .*'native', found 'Nati"),
+        ("height", 0, "height must be positive, found 0"),
+        ("max_rejected", 2, "max_rejected is a share of 1, found 2"),
+        ("ratio", [1, 0, 0], "ratio: unknown key 'ratio'; did you mean 'ratios'"),
+        ("ratios", [0.5, 0.5], "ratios.2: this key is required"),
+    ],
+)
+def test_a_mistake_in_a_dataset_is_named(tmp_path: Path, key: str, value: Any, message: str):
+    path = write(tmp_path, changed(VALID, f"datasets.rooms.{key}", value))
+    with pytest.raises(InputError, match=rf"(?s)params\.yaml: datasets\.rooms.*{message}"):
+        load_source_config(path, "rooms")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "expected a mapping with the keys sample, datasets, variants, cluster"),
+        ("", "expected a mapping with the keys sample, datasets, variants, run, cluster"),
         ("- 1\n- 2\n", "expected a mapping with the keys"),
         ("variants: {a: [}\n", "not valid YAML"),
         ("variants:\n  a: 1\n  a: 2\n", "not valid YAML"),
         ("variants:\n\t- 1\n", "not valid YAML"),
+        ("variants: {}\n---\nvariants: {}\n", "not valid YAML"),
+        ("# nothing\n", "expected a mapping with the keys"),
+        ("null\n", "expected a mapping with the keys"),
+        ("variants\n", "expected a mapping with the keys"),
         ("variants: \x00\n", "not valid YAML"),
         ("a: !!python/object/apply:os.getcwd []\n", "not valid YAML"),
     ],
@@ -196,3 +254,37 @@ def test_self_supervision_needs_a_model_that_has_a_scale(tmp_path: Path):
     path = write(tmp_path, changed(VALID, f"{V}.objective", objective))
     with pytest.raises(InputError, match=r"variants\.small.*resfpn"):
         load_variant(path, "small")
+
+
+BEFORE_ALL = """
+import sys
+from pathlib import Path
+import ray
+from mde.errors import InputError
+from pipelines import train
+try:
+    train.main("small", Path(sys.argv[1]), Path(sys.argv[2]))
+except InputError as error:
+    print(error)
+print(ray.is_initialized())
+"""
+
+
+@pytest.mark.parametrize("key", [f"{V}.recipe.lr", "cluster.num_workers", "run.keep_last"])
+def test_a_mistake_is_found_before_anything_starts(tmp_path: Path, key: str):
+    content = VALID | {"cluster": {}, "run": {}}
+    path = write(tmp_path, changed(content, key, "1e-4"))
+    root = tmp_path / "root"
+    root.mkdir()
+    result = subprocess.run(
+        [sys.executable, "-c", BEFORE_ALL, str(path), str(root)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    message, started = result.stdout.splitlines()
+    assert message.startswith(f"{path}: {key}: ")
+    assert started == "False"
+    assert list(root.iterdir()) == []

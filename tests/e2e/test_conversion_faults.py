@@ -178,7 +178,8 @@ for epoch, width in enumerate((300, int(sys.argv[2]))):
     folder = Path(sys.argv[1]) / str(epoch)
     folder.mkdir()
     with explained(False):
-        save_checkpoint(folder, network.state_dict(), {"adam": optimizer.state_dict()}, {"epoch": epoch})
+        state = {"adam": optimizer.state_dict()}
+        save_checkpoint(folder, network.state_dict(), state, {"epoch": epoch})
 """
 
 

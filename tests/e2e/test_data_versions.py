@@ -1,6 +1,7 @@
 """Raw data under DVC: added, pushed, pulled, imported; and a new dataset re-runs its own stages."""
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,15 @@ MINE = """
     height: 48
     width: 64
     ratios: [0.5, 0.25, 0.25]
+"""
+VARIANT = """
+  mine-resfpn:
+    dataset: mine
+    model: {family: resfpn, encoder: resnet18, weights: scratch, min_depth: 0.1}
+    objective: {kind: supervised, loss: mse}
+    recipe: {epochs: 1, batch_size: 4}
+    augment: {}
+    protocol: nyu_labeled
 """
 CAMERA = "fx: 60.0\nfy: 60.0\ncx: 39.5\ncy: 29.5\nwidth: 80\nheight: 60\n"
 
@@ -108,3 +118,35 @@ def test_a_new_dataset_runs_its_own_stage_alone(checked: Callable[..., str]) -> 
     write_images(folder / "data/raw/mine", seed=2)
     assert image.is_file()
     assert "convert@mine" in checked("dvc", "status", "convert@mine")
+
+
+def test_training_by_hand_refuses_shards_of_former_raw_files_or_settings(
+    checked: Callable[..., str],
+) -> None:
+    folder: Path = checked.folder  # type: ignore[attr-defined]
+    shutil.rmtree(folder / "data/raw/mine", ignore_errors=True)
+    write_images(folder / "data/raw/mine", seed=3)
+    params = PARAMS.replace("\nvariants:", f"{MINE}variants:{VARIANT.rstrip()}")
+    (folder / "params.yaml").write_text(params)
+    checked("dvc", "repro", "convert@mine")
+
+    def refusal() -> str:
+        train = [sys.executable, "-m", "pipelines.train", "--variant", "mine-resfpn"]
+        result = run(folder, *train)
+        assert result.returncode == 1, result.stderr
+        assert "Traceback" not in result.stderr
+        assert "data/shards/mine: converted before this was changed:" in result.stderr
+        assert "Convert again: dvc repro convert@mine" in result.stderr
+        assert not (folder / "models").exists()
+        assert not (folder / "mlflow.db").exists()
+        return result.stderr
+
+    # The size stays as it is: this is what a look at names and sizes alone would not see.
+    camera = folder / "data/raw/mine/camera.yaml"
+    camera.write_text(CAMERA.replace("60.0", "61.0"))
+    assert "convert@mine" in checked("dvc", "status", "convert@mine")
+    assert "the latest change is in camera.yaml" in refusal()
+    checked("dvc", "repro", "convert@mine")
+    (folder / "params.yaml").write_text(params.replace("height: 48", "height: 32"))
+    assert "convert@mine" in checked("dvc", "status", "convert@mine")
+    assert "height: 48 then, 32 in the params file now" in refusal()

@@ -8,6 +8,7 @@ raw: the folder or archive of the raw files. work: a folder that lasts as long a
 and is shared by its tasks. Both raise InputError for what concerns the dataset as a whole.
 """
 
+import difflib
 import functools
 import importlib
 import pkgutil
@@ -85,7 +86,9 @@ def get_source(name: str) -> Source:
     """The source module of that name. Raises InputError that lists the known ones."""
     known = [module.name for module in pkgutil.iter_modules(__path__)]
     if name not in known:
-        raise InputError(f"unknown source '{name}'; known: {', '.join(known)}")
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise InputError(f"unknown source '{name}'; known: {', '.join(known)}{hint}")
     return importlib.import_module(f"{__name__}.{name}")
 
 
@@ -95,7 +98,11 @@ def load_source_config(path: Path, dataset: str) -> SourceConfig:
     section = find_section(load_params(path), path, key)
     if "source" not in section:
         raise InputError(f"{path}: {key}.source: this key is required and is not there")
-    return parse_section(path, key, section, get_source(section["source"]).Config)
+    try:
+        source = get_source(str(section["source"]))
+    except InputError as error:
+        raise InputError(f"{path}: {key}.source: {error}") from error
+    return parse_section(path, key, section, source.Config)
 
 
 def cached_images(raw: RawFiles, encoder: Encoder) -> Callable[[str], StoredImage]:

@@ -1,132 +1,13 @@
-"""The plan of an epoch, and what is done to a sample: order, shares, flips, colours."""
+"""What is done to a sample: flips, colours, sizes, and what decides them."""
 
 import dataclasses
-import itertools
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mde.data.augment import Augment, color_matrix, columns_of, load_sample
 from mde.data.codecs import encode_depth, encode_image
-from mde.data.plan import WINDOW, WorkerStep, epoch_order, worker_steps
-from mde.data.shards import ROWS_PER_GROUP, Shard, read_row_group, write_shard
 from mde.errors import InputError
-
-# --- Plan -------------------------------------------------------------------------------------
-
-
-def shards(*rows: int) -> list[Shard]:
-    return [Shard(f"train-{i}", "train", n, -(-n // 4), 0, "") for i, n in enumerate(rows)]
-
-
-SHARDS = shards(10, 4, 7, 1)
-ALL_ROWS = [
-    (0, 0, 0), (0, 0, 1), (0, 0, 2), (0, 0, 3), (0, 1, 0), (0, 1, 1), (0, 1, 2), (0, 1, 3),
-    (0, 2, 0), (0, 2, 1), (1, 0, 0), (1, 0, 1), (1, 0, 2), (1, 0, 3), (2, 0, 0), (2, 0, 1),
-    (2, 0, 2), (2, 0, 3), (2, 1, 0), (2, 1, 1), (2, 1, 2), (3, 0, 0),
-]  # fmt: skip
-
-
-def places(rows: np.ndarray) -> list[tuple[int, ...]]:
-    return [tuple(row) for row in rows.tolist()]
-
-
-def of_all_workers(order: np.ndarray, batch_size: int, world_size: int) -> list[list[WorkerStep]]:
-    """For each step, the shares of the workers."""
-    plans = [worker_steps(order, batch_size, rank, world_size) for rank in range(world_size)]
-    return [list(step) for step in zip(*plans, strict=True)]
-
-
-def test_without_a_seed_rows_come_in_stored_order():
-    assert places(epoch_order(SHARDS, 4, None, 0)) == ALL_ROWS
-
-
-@pytest.mark.parametrize("epoch", [0, 1, 7])
-def test_every_row_comes_exactly_once_in_an_epoch(epoch: int):
-    assert sorted(places(epoch_order(SHARDS, 4, 0, epoch))) == ALL_ROWS
-
-
-def test_seed_and_epoch_alone_decide_the_order():
-    order = places(epoch_order(SHARDS, 4, 5, 2))
-    assert order == places(epoch_order(SHARDS, 4, 5, 2))
-    assert order != places(epoch_order(SHARDS, 4, 5, 3))
-    assert order != places(epoch_order(SHARDS, 4, 6, 2))
-    assert order != ALL_ROWS
-
-
-def test_rows_of_a_group_stay_within_a_window_so_that_few_groups_are_open_at_once():
-    order = epoch_order(shards(4 * 40), 4, 0, 0)
-    windows = [order[i : i + 4 * WINDOW, 1] for i in range(0, len(order), 4 * WINDOW)]
-    assert all(len(set(window)) == WINDOW for window in windows)
-    assert any(list(window) != sorted(window) for window in windows)
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 3])
-@pytest.mark.parametrize("batch_size", [3, 4, 5, 7, 22, 50])
-def test_workers_share_every_row_exactly_once(batch_size: int, world_size: int):
-    order = epoch_order(SHARDS, 4, 0, 0)
-    steps = of_all_workers(order, batch_size, world_size)
-    dealt = [place for step in steps for share in step for place in places(share.rows)]
-    assert sorted(dealt) == ALL_ROWS
-    assert all(len(share.rows) >= 1 for step in steps for share in step)
-    assert [share.step for step in steps for share in step[:1]] == list(range(len(steps)))
-
-
-@pytest.mark.parametrize("world_size", [2, 3, 4])
-def test_the_global_order_does_not_depend_on_the_number_of_workers(world_size: int):
-    order = epoch_order(SHARDS, 4, 0, 3)
-    together: list[tuple[int, ...]] = []
-    for step in of_all_workers(order, 8, world_size):
-        turns = itertools.zip_longest(*(places(share.rows) for share in step))
-        together += [place for turn in turns for place in turn if place is not None]
-    assert together == places(order)
-
-
-def test_a_remainder_that_leaves_a_worker_without_rows_joins_the_last_step():
-    order = epoch_order(shards(4, 4, 1), 4, 0, 0)
-    assert [len(step.rows) for step in worker_steps(order, 4, 0, 1)] == [4, 4, 1]
-    assert [len(step.rows) for step in worker_steps(order, 4, 0, 2)] == [2, 3]
-    assert [len(step.rows) for step in worker_steps(order, 4, 1, 2)] == [2, 2]
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
-@pytest.mark.parametrize("batch_size", [4, 5, 6])
-def test_weights_make_the_mean_over_workers_a_mean_over_samples(batch_size: int, world_size: int):
-    order = epoch_order(SHARDS, 4, 0, 0)
-    value = {place: i for i, place in enumerate(ALL_ROWS)}
-    for step in of_all_workers(order, batch_size, world_size):
-        assert np.mean([share.weight for share in step]) == pytest.approx(1)
-        values = [[value[place] for place in places(share.rows)] for share in step]
-        weighted = [s.weight * np.mean(v) for s, v in zip(step, values, strict=True)]
-        assert np.mean(weighted) == pytest.approx(np.mean(np.concatenate(values)))
-
-
-@pytest.mark.parametrize(("rows", "batch_size"), [(2, 8), (22, 2), (0, 8)])
-def test_too_few_rows_or_too_small_a_batch_for_the_workers_is_an_error(rows: int, batch_size: int):
-    order = np.zeros((rows, 3), np.int64)
-    with pytest.raises(InputError, match=rf"3 workers .* batches of {batch_size} from {rows} rows"):
-        worker_steps(order, batch_size, 0, 3)
-
-
-@pytest.mark.parametrize("seed", [None, 0])
-def test_an_empty_split_has_an_empty_order(seed: int | None):
-    assert epoch_order([], 4, seed, 0).shape == (0, 3)
-
-
-def test_the_plan_points_at_the_rows_that_are_in_the_shards(tmp_path: Path, make_row):
-    written = [
-        write_shard(tmp_path, "train", 0, [make_row(i) for i in range(19)]),
-        write_shard(tmp_path, "train", 1, [make_row(i) for i in range(19, 22)]),
-    ]
-    found = set()
-    for shard, group, row in epoch_order(written, ROWS_PER_GROUP, 0, 0).tolist():
-        table = read_row_group(tmp_path / written[shard].file, group, ["sample_id"])
-        found.add(table["sample_id"][row].as_py())
-    assert found == {f"sample_{i:04d}" for i in range(22)}
-
-
-# --- Augmentation -----------------------------------------------------------------------------
 
 ALL_IMAGES = ("image", "image_prev", "image_next", "image_stereo")
 FLIP = Augment(flip=1, color=0)

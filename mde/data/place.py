@@ -1,0 +1,98 @@
+"""Where a dataset lies: a folder, or a prefix of an object store. Both are read the same way."""
+
+import functools
+import hashlib
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from mde.files import file_sha256
+from mde.storage import BucketStorage, FolderStorage, open_storage
+
+Place = Path | str
+"""A path, or a URI as `mde.storage.open_storage` takes it: s3://bucket/folder?region=…"""
+
+
+def resolve(place: Place) -> Place:
+    """A path or file://… → Path; other URIs stay. Raises InputError for an unknown scheme."""
+    if isinstance(place, Path) or "://" not in place:
+        return Path(place)
+    storage = open_storage(place)
+    return storage.path if isinstance(storage, FolderStorage) else place
+
+
+def join(folder: Place, name: str) -> Place:
+    """The place of a file in a folder."""
+    if isinstance(folder, Path):
+        return folder / name
+    parts = urlsplit(folder)
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))
+
+
+def show(place: Place) -> str:
+    """A place for people: a URI without its options."""
+    return str(place).partition("?")[0]
+
+
+def open_input(place: Place) -> Any:
+    """A file to read at any position: a path as it is, else a stream of pyarrow.
+
+    Raises OSError when an object is not there.
+    """
+    if isinstance(place, Path):
+        return place
+    system, key = _find(place)
+    return system.open_input_file(key)
+
+
+def read_bytes(place: Place) -> bytes:
+    """A file's content. Raises FileNotFoundError when there is none."""
+    if isinstance(place, Path):
+        return place.read_bytes()
+    system, key = _find(place)
+    with system.open_input_stream(key) as stream:
+        content: bytes = stream.read()
+    return content
+
+
+def size_of(place: Place) -> int | None:
+    """Bytes of a file; None when there is none."""
+    if isinstance(place, Path):
+        return place.stat().st_size if place.is_file() else None
+    system, key = _find(place)
+    info = system.get_file_info(key)
+    return info.size if info.is_file else None
+
+
+def names_in(folder: Place) -> set[str]:
+    """Names of the files and folders right below a folder."""
+    if isinstance(folder, Path):
+        return {path.name for path in folder.iterdir()}
+    return set(_bucket(folder).names())
+
+
+def sha256_of(place: Place) -> str:
+    """SHA-256 of a file, in hex; an object is streamed."""
+    if isinstance(place, Path):
+        return file_sha256(place)
+    system, key = _find(place)
+    digest = hashlib.sha256()
+    with system.open_input_stream(key) as stream:
+        while block := stream.read(2**22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=8)
+def _bucket(folder: str) -> BucketStorage:
+    # Kept: a client that is made anew signs in anew.
+    storage = open_storage(folder)
+    assert isinstance(storage, BucketStorage)
+    return storage
+
+
+def _find(place: str) -> tuple[Any, str]:
+    parts = urlsplit(place)
+    folder, _, name = parts.path.rpartition("/")
+    bucket = _bucket(urlunsplit(parts._replace(path=folder)))
+    return bucket.system, f"{bucket.prefix}/{name}"

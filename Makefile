@@ -25,6 +25,7 @@ check: $(BIN)/.installed  ## what to run before a commit: seconds
 bench: $(BIN)/.installed  ## speed against named peers: ratios, kept in benchmarks/results
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps -r benchmarks/requirements.txt
 	python -m benchmarks.data
+	python -m benchmarks.engine
 	python -m benchmarks.train_step --model fastdepth-mobilenet
 	python -m benchmarks.encoders --markdown
 

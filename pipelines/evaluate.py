@@ -16,7 +16,7 @@ def main(variant: Variant, params: Params = PARAMS, root: Root = ROOT) -> None:
     """Write results/VARIANT."""
     config, layout = load_variant(params, variant), Layout(root.resolve())
     cluster = load_section(params, "cluster", ClusterConfig)
-    data, model = layout.shards(config.dataset), layout.model(variant)
+    data, model = cluster.place_of(layout.shards(config.dataset)), layout.model(variant)
     mlflow_run = TrackedRun(layout.root, run_id_of(layout.root, model / "run.json"))
     evaluation = evaluate(model / "checkpoint", data, config.protocol, ActorPool(cluster))
     with fresh_folder(layout.result(variant)) as folder:

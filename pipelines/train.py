@@ -31,7 +31,7 @@ def main(
     config, layout = load_variant(params, variant), Layout(root.resolve())
     cluster = load_section(params, "cluster", ClusterConfig)
     keep = load_section(params, "run", RunConfig, optional=True)
-    data, model = layout.shards(config.dataset), layout.model(variant)
+    data, model = cluster.place_of(layout.shards(config.dataset)), layout.model(variant)
     check_current(params, config.dataset, layout.root, data)
     provenance = Provenance.of(config.as_dict(), verified_sha256(data))
     runs = keep.storage or str(layout.checkpoints)

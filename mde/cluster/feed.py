@@ -20,7 +20,7 @@ import torch
 from mde.cluster.decode import Decode, pack_tasks, run_task
 from mde.data.augment import Augment
 from mde.data.place import join, resolve
-from mde.data.plan import WorkerStep, epoch_order, step_bounds, worker_steps
+from mde.data.plan import WorkerStep, epoch_order, step_bounds, whole_steps, worker_steps
 from mde.data.shards import ROWS_PER_GROUP, Manifest, read_manifest
 from mde.schema import Batch
 
@@ -33,6 +33,8 @@ TASKS_PER_DECODER = 4
 """At least so many in an epoch, if it is long enough."""
 TASKS_AHEAD = 2
 """More than run at a time: one whose batches are consumed, and one that waits for its turn."""
+VAL_BATCH = 8
+"""Rows of a batch of the validation split."""
 STEPS_AHEAD = 4
 """Batches that are fetched from other nodes before they are asked for."""
 RETRIES = 3
@@ -74,13 +76,12 @@ class Feed:
 
     @functools.cached_property
     def num_steps(self) -> dict[str, int]:
-        """Batches of each split: the same number for all workers."""
-        counts = self.manifest.counts
+        """Batches of each split: in training the same number for all workers."""
+        train, val = self.manifest.counts["train"], self.manifest.counts["val"]
+        mine = range(self.rank * VAL_BATCH, val, self.world_size * VAL_BATCH)
         return {
-            split: len(step_bounds(counts[split], self.batch_size, self.world_size)) - 1
-            if counts[split]
-            else 0
-            for split in ("train", "val")
+            "train": len(step_bounds(train, self.batch_size, self.world_size)) - 1 if train else 0,
+            "val": len(mine),
         }
 
     @property
@@ -93,7 +94,11 @@ class Feed:
         return self.stream([Part("train", epoch, start)])
 
     def val(self) -> Iterator[tuple[Batch, float]]:
-        """The validation split in stored order, without chance; nothing when it is empty."""
+        """This worker's batches of the validation split, without chance; perhaps none.
+
+        Whole batches of a fixed size are dealt, so that their mean is the same on any number of
+        workers.
+        """
         return self.stream([Part("val", 0)])
 
     def stream(self, parts: Iterable[Part]) -> Iterator[tuple[Batch, float]]:
@@ -129,7 +134,7 @@ class Feed:
         ends: deque[Any] = deque([None] * self.decode_tasks)
         decoders: dict[str, Any] = {}
         for part in parts:
-            if not self.manifest.counts[part.split]:
+            if not self.num_steps[part.split]:
                 continue
             if part.split not in decoders:
                 decoders[part.split] = ray.put(self._decoder(part.split))
@@ -148,7 +153,10 @@ class Feed:
         shards = self.manifest.of_split(part.split)
         seed = self.seed if part.split == "train" else None
         order = epoch_order(shards, ROWS_PER_GROUP, seed, part.epoch)
-        steps = worker_steps(order, self.batch_size, self.rank, self.world_size)
+        if part.split == "train":
+            steps = worker_steps(order, self.batch_size, self.rank, self.world_size)
+        else:
+            steps = whole_steps(order, VAL_BATCH, self.rank, self.world_size)
         rows = sum(len(step.rows) for step in steps)
         row_bytes = sum(shard.bytes for shard in shards) / len(order)
         most = min(int(TASK_BYTES / row_bytes), rows // (TASKS_PER_DECODER * self.decode_tasks))

@@ -30,12 +30,11 @@ from mde.variants import Variant, build_networks
 class FitJob:
     """Everything a worker needs, on whichever node it runs.
 
-    data: the dataset's folder, on storage that all nodes see. storage: of this run, a path or URI
-    that all nodes see. provenance: kept in checkpoints.
+    data: the dataset, and storage: of this run; paths or URIs that all nodes see. provenance: kept in checkpoints.
     """
 
     variant: Variant
-    data: Path
+    data: Path | str
     storage: str
     cluster: ClusterConfig
     provenance: dict[str, Any]

@@ -3,6 +3,7 @@
 import logging
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 import ray
@@ -10,6 +11,7 @@ import ray.data
 
 from mde.cluster.security import check_cluster, find_address, prepare_local
 from mde.errors import InputError
+from mde.storage import join_uri
 
 
 @dataclass(frozen=True)
@@ -19,10 +21,12 @@ class ClusterConfig:
     cpus_per_worker may be a fraction: a training worker on CPU uses its cores whatever it
     reserves. min_workers: when nodes are lost, training goes on with as few; None: it waits for
     all of them. placement: PACK puts workers on few nodes, SPREAD on many, STRICT_SPREAD each on
-    one of its own. decode_tasks: Ray Data tasks at a time for each worker, of cpus_per_decode each.
+    one of its own. decode_tasks: at a time for each worker, of cpus_per_decode each.
     max_failures: restarts from the last checkpoint before training gives up. evaluators: actors
     that each hold a model, for evaluation and prediction, of cpus_per_evaluator (whole threads)
-    and, with use_gpu, one GPU each. Their number changes no result.
+    and, with use_gpu, one GPU each. Their number changes no result. data: where the converted
+    datasets lie, each below its name, when that is not data/shards: a path or URI that all nodes
+    see, such as s3://bucket/shards.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -36,6 +40,7 @@ class ClusterConfig:
     max_failures: int = 1
     evaluators: int = 1
     cpus_per_evaluator: float = 1
+    data: str | None = None
 
     def __post_init__(self) -> None:
         positive = ("num_workers", "cpus_per_worker", "decode_tasks", "cpus_per_decode")
@@ -47,6 +52,10 @@ class ClusterConfig:
                 f"min_workers must be within 1 and num_workers ({self.num_workers}), found "
                 f"{self.min_workers}"
             )
+
+    def place_of(self, shards: Path) -> Path | str:
+        """Where a dataset is read from; shards: where the conversion writes it."""
+        return shards if self.data is None else join_uri(self.data, shards.name)
 
 
 def connect() -> None:
@@ -63,6 +72,8 @@ def connect() -> None:
     # Else every line that a worker prints comes twice.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    # A decode task that fails is reported by the one that waits for it.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     address = os.environ.get("RAY_ADDRESS") or "local"
     if address == "local":
         prepare_local()
@@ -92,22 +103,21 @@ def quiet() -> None:
 def check_resources(config: ClusterConfig) -> None:
     """Raises InputError when the cluster cannot run the workers and their decoding at once.
 
-    Without the check, workers that take every CPU leave none for Ray Data, and training waits for
+    Without the check, workers that take every CPU leave none for decoding, and training waits for
     ever with no more than a warning.
     """
     have = ray.cluster_resources()
-    cpus = config.num_workers * (
-        config.cpus_per_worker + config.decode_tasks * config.cpus_per_decode
-    )
+    workers = config.min_workers or config.num_workers
+    cpus = workers * (config.cpus_per_worker + config.decode_tasks * config.cpus_per_decode)
     if cpus > have.get("CPU", 0):
         raise InputError(
-            f"cluster: {config.num_workers} workers with their decode tasks need {cpus:g} CPUs, "
+            f"cluster: {workers} workers with their decode tasks need {cpus:g} CPUs, "
             f"Ray has {have.get('CPU', 0):g}; lower cluster.num_workers, cluster.cpus_per_worker "
             "or cluster.cpus_per_decode (fractions are allowed)"
         )
-    if config.use_gpu and config.num_workers > have.get("GPU", 0):
+    if config.use_gpu and workers > have.get("GPU", 0):
         raise InputError(
-            f"cluster: use_gpu needs {config.num_workers} GPUs, Ray has {have.get('GPU', 0):g}; "
+            f"cluster: use_gpu needs {workers} GPUs, Ray has {have.get('GPU', 0):g}; "
             "lower cluster.num_workers or set cluster.use_gpu to false"
         )
 

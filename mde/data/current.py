@@ -9,12 +9,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from mde.data.place import Place, show
 from mde.data.raw.fingerprint import RawState, newest_file, raw_state
 from mde.data.shards import Manifest, read_manifest
 from mde.errors import InputError
 
 
-def check_current(params: Path, dataset: str, root: Path, folder: Path) -> None:
+def check_current(params: Path, dataset: str, root: Path, folder: Place) -> None:
     """Refuse shards that were made with other settings or from other raw files.
 
     params: the params file with the section `datasets.<dataset>`. root: what the section's `raw` is
@@ -33,7 +34,7 @@ def check_current(params: Path, dataset: str, root: Path, folder: Path) -> None:
     if changes:
         listing = "\n  ".join(changes)
         raise InputError(
-            f"{folder}: converted before this was changed:\n  {listing}\n"
+            f"{show(folder)}: converted before this was changed:\n  {listing}\n"
             f"Convert again: dvc repro convert@{dataset} (python -m pipelines.convert --dataset "
             f"{dataset} without DVC), or take the change back"
         )

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from mde.files import file_sha256
-from mde.storage import BucketStorage, FolderStorage, open_storage
+from mde.storage import BucketStorage, FolderStorage, join_uri, open_storage
 
 Place = Path | str
 """A path, or a URI as `mde.storage.open_storage` takes it: s3://bucket/folder?region=…"""
@@ -23,15 +23,15 @@ def resolve(place: Place) -> Place:
 
 def join(folder: Place, name: str) -> Place:
     """The place of a file in a folder."""
-    if isinstance(folder, Path):
-        return folder / name
-    parts = urlsplit(folder)
-    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))
+    return folder / name if isinstance(folder, Path) else join_uri(folder, name)
 
 
 def show(place: Place) -> str:
-    """A place for people: a URI without its options."""
-    return str(place).partition("?")[0]
+    """A place for people: a URI without its options and without credentials."""
+    if isinstance(place, Path) or "://" not in place:
+        return str(place)
+    parts = urlsplit(place)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def open_input(place: Place) -> Any:

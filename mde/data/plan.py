@@ -123,3 +123,17 @@ def worker_steps(
         mine = order[start + (rank - start) % world_size : end : world_size]
         steps.append(WorkerStep(step, mine, len(mine) * world_size / (end - start)))
     return steps
+
+
+def whole_steps(
+    order: NDArray[np.int64], batch_size: int, rank: int, world_size: int
+) -> list[WorkerStep]:
+    """Deal whole batches to the workers in turn; this worker's steps, perhaps none.
+
+    For what is averaged over batches: the batches are the same for any number of workers.
+    """
+    starts = range(rank * batch_size, len(order), world_size * batch_size)
+    return [
+        WorkerStep(step, order[start : start + batch_size], 1.0)
+        for step, start in enumerate(starts)
+    ]

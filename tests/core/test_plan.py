@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mde.cluster.decode import pack_tasks
-from mde.data.plan import LANES, WorkerStep, epoch_order, step_bounds, worker_steps
+from mde.data.plan import LANES, WorkerStep, epoch_order, step_bounds, whole_steps, worker_steps
 from mde.data.shards import ROWS_PER_GROUP, Shard, read_row_group, write_shard
 from mde.errors import InputError
 
@@ -193,3 +193,13 @@ def test_tasks_hold_every_step_once_and_are_about_as_long_as_asked_for(rows_per_
     sizes = [sum(len(step.rows) for step in task) for task in tasks]
     assert all(size <= max(4, 1.5 * rows_per_task) for size in sizes)
     assert all(size >= min(0.5 * rows_per_task, 1000) for size in sizes[:-1])
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 9])
+def test_whole_batches_are_the_same_for_any_number_of_workers(world_size: int) -> None:
+    order = np.arange(50 * 3).reshape(50, 3)
+    dealt = [whole_steps(order, 8, rank, world_size) for rank in range(world_size)]
+    batches = sorted(step.rows[:, 0].tolist() for steps in dealt for step in steps)
+    assert batches == sorted(step.rows[:, 0].tolist() for step in whole_steps(order, 8, 0, 1))
+    assert list(itertools.chain(*batches)) == order[:, 0].tolist()
+    assert [len(steps) for steps in dealt] == [-(-(7 - i) // world_size) for i in range(world_size)]

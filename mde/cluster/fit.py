@@ -30,7 +30,8 @@ from mde.variants import Variant, build_networks
 class FitJob:
     """Everything a worker needs, on whichever node it runs.
 
-    data: the dataset, and storage: of this run; paths or URIs that all nodes see. provenance: kept in checkpoints.
+    data: the dataset, and storage: of this run; paths or URIs that all nodes see. provenance: kept
+    in checkpoints.
     """
 
     variant: Variant

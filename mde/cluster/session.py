@@ -2,9 +2,10 @@
 
 import logging
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import ray
 import ray.data
@@ -75,19 +76,29 @@ def connect() -> None:
     # A decode task that fails is reported by the one that waits for it.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     address = os.environ.get("RAY_ADDRESS") or "local"
+    options: dict[str, Any] = {}
     if address == "local":
         prepare_local()
         # Nobody takes this machine away; the watcher costs a process and an error line.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         # After 1 s by default, so that every epoch would wait for a new decode process to start.
         os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "120000")
+        # Else Ray Train's watchers ask whichever Ray of this machine they find first.
+        options = {"dashboard_port": _free_port()}
+        os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{options['dashboard_port']}"
     else:
         address = find_address(address)
         check_cluster(address)
     # It warns at every start that a local cluster has a token, as it should.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-    ray.init(address=address, logging_level=logging.WARNING)
+    ray.init(address=address, logging_level=logging.WARNING, **options)
     quiet()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def quiet() -> None:

@@ -1,6 +1,7 @@
 """The checkpoints of a run: written beside the training, the last few and the best are kept."""
 
 import functools
+import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,7 +58,8 @@ class Checkpoints:
         before_publish: Callable[[], None] = lambda: None,
     ) -> None:
         self.storage, self.config, self.recipe = storage, config, recipe
-        self.provenance = provenance
+        # As it comes back from a file, where a tuple is a list.
+        self.provenance = json.loads(json.dumps(provenance))
         self.before_publish = before_publish
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None

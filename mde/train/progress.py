@@ -33,12 +33,13 @@ class Progress:
 
     def line(self) -> str:
         """One line, for a log."""
+        where = f"{self.stage}epoch {self.epoch}/{self.epochs} · step {self.step}/{self.steps}"
+        if self.note:
+            return f"{where} · {self.note}"
         val = "" if self.val_loss is None else f" · val {self.val_loss:.4f}"
         return (
-            f"{self.stage}epoch {self.epoch}/{self.epochs} · step {self.step}/{self.steps} · "
-            f"loss {self.loss:.4f}{val} · {self.images_per_s:.1f} images/s · "
+            f"{where} · loss {self.loss:.4f}{val} · {self.images_per_s:.1f} images/s · "
             f"waiting for data {100 * self.data_wait:.0f} % · ETA {duration(self.eta_s)}"
-            f"{' · ' + self.note if self.note else ''}"
         )
 
 

@@ -223,6 +223,12 @@ def test_a_checkpoint_of_another_configuration_is_refused(
         train(build(), InMemory(), RECIPE, context, PROVENANCE | changed, show=quiet)
 
 
+def test_a_configuration_that_holds_tuples_is_known_again(tmp_path: Path) -> None:
+    sized = PROVENANCE | {"variant": {"name": "small", "size": (64, 96)}}
+    for _ in range(2):
+        train(build(), InMemory(), RECIPE, LocalContext(tmp_path), sized, show=quiet)
+
+
 def test_another_protocol_is_no_other_training(tmp_path: Path) -> None:
     run(tmp_path, build(), recipe=replace(RECIPE, epochs=1))
     judged = PROVENANCE | {"variant": {"name": "small", "protocol": "nyu"}}

@@ -14,7 +14,7 @@ repro: $(BIN)/.installed  ## raw data → shards → models → registry → rep
 
 test: $(BIN)/.installed  ## everything: core, Ray, DVC and MLflow
 	pytest -n auto --dist loadfile tests/core tests/models
-	pytest --ignore tests/core --ignore tests/models
+	pytest -n 2 --dist loadfile --ignore tests/core --ignore tests/models
 
 check: $(BIN)/.installed  ## what to run before a commit: seconds
 	ruff check .

@@ -30,6 +30,7 @@ from mde.run_folder import Artifacts, RunFolder, Status
 from mde.storage import open_storage
 
 EXPERIMENT = "mde"
+DVC_EXP = ("DVC_EXP_NAME", "DVC_EXP_BASELINE_REV")
 
 
 def tracking_uri(root: Path) -> str:
@@ -219,6 +220,8 @@ def _describe(provenance: Provenance) -> tuple[str, dict[str, str], dict[str, st
         "mde_version": provenance.mde_version,
         "mlflow.source.git.commit": provenance.git_commit,
     }
+    # Set within `dvc exp run`: the runs of a sweep are found by them.
+    tags |= {name.lower(): os.environ[name] for name in DVC_EXP if name in os.environ}
     return variant["name"], {key: str(v) for key, v in flatten(variant).items()}, tags
 
 

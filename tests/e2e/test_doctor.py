@@ -13,7 +13,7 @@ from mde.doctor import Check, Examination, Finding, Scope
 from mde.doctor_machine import check_disk, check_libraries, check_machine, check_mlflow
 from mde.doctor_torch import check_collectives, check_torch
 from tests.conftest import PARAMS, REPOSITORY
-from tests.e2e.test_ray_job import free_ports
+from tests.e2e.ray_cluster import free_ports
 
 pytestmark = pytest.mark.e2e
 

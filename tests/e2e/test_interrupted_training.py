@@ -99,7 +99,7 @@ def test_a_training_that_is_killed_and_stopped_ends_as_an_undisturbed_one(
     assert undisturbed.wait(300) == 0
     expected = curves(whole, the_run(whole, "FINISHED"))
     assert curves(tiny_root, run_id) == expected
-    # Every step of three epochs, and no step twice.
+    # Every step, and no step twice.
     assert [step for step, _ in expected["step_loss"]] == list(
         range(1, 1 + len(expected["step_loss"]))
     )

@@ -30,7 +30,7 @@ SMALL = """
       input_size: [64, 96]
       min_depth: 0.1
     objective: {kind: supervised, loss: mse}
-    recipe: {epochs: 3, batch_size: 2, lr: 5e-4}
+    recipe: {epochs: 8, batch_size: 2, lr: 5e-4}
     augment: {}
     protocol: nyu_labeled
 """
@@ -167,7 +167,7 @@ def test_a_node_is_lost_and_another_one_joins(
     assert training.returncode == 0, out
     assert "going on after step" in out
     disturbed = load_file(tiny_root / "models/small/checkpoint/model.safetensors")
-    assert [m["epoch"] for m in history(tiny_root)] == [1, 2, 3]
+    assert [m["epoch"] for m in history(tiny_root)] == list(range(1, 9))
 
     # Then two workers, each on a node of its own, and then one that nobody disturbs.
     undisturbed = {}

@@ -14,7 +14,7 @@ import pytest
 
 from mde.cluster.security import ALLOW_OPEN, ask
 from tests.conftest import REPOSITORY
-from tests.e2e.test_ray_job import BIN, free_ports
+from tests.e2e.ray_cluster import BIN, free_ports
 
 pytestmark = pytest.mark.e2e
 

@@ -9,13 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from moto.server import ThreadedMotoServer
+from pyarrow.fs import FileSystem
 from safetensors.torch import load_file
 
 from mde.storage import join_uri, open_storage
 from mde.train.checkpoint import read_state
 from mde.train.checkpoints import checkpoint_names
 from tests.conftest import PARAMS, REPOSITORY
-from tests.e2e.ray_cluster import Cluster, free_ports
+from tests.e2e.ray_cluster import Cluster
 
 pytestmark = pytest.mark.e2e
 
@@ -42,8 +44,26 @@ cluster:
 
 
 @pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A head that can do no work beside a driver's, and two nodes that can."""
+def bucket() -> Iterator[str]:
+    """URI in a bucket of an S3 server, which all nodes know the keys of."""
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+    server = ThreadedMotoServer("127.0.0.1", port=0)
+    server.start()
+    os.environ |= keys
+    _, port = server.get_host_and_port()
+    options = f"endpoint_override=127.0.0.1%3A{port}&scheme=http&region=us-east-1"
+    try:
+        FileSystem.from_uri(f"s3://runs?{options}&allow_bucket_creation=true")[0].create_dir("runs")
+        yield f"s3://runs/mde?{options}"
+    finally:
+        server.stop()
+        for name in keys:
+            del os.environ[name]
+
+
+@pytest.fixture(scope="module")
+def nodes(bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A head that has no CPU for workers, and two nodes that have."""
     cluster = Cluster(tmp_path_factory.mktemp("ray"), head_cpus=0)
     try:
         for _ in range(2):
@@ -51,38 +71,6 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
     finally:
         cluster.close()
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """URI of a bucket on an S3 server."""
-    (port,) = free_ports(1)
-    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    os.environ |= keys
-    uri = f"s3://runs/mde?endpoint_override=127.0.0.1%3A{port}&scheme=http&region=us-east-1"
-    uri += "&allow_bucket_creation=true"
-    try:
-        wait_for_bucket(uri)
-        yield uri
-    finally:
-        server.kill()
-        for name in keys:
-            del os.environ[name]
-
-
-def wait_for_bucket(uri: str) -> None:
-    for _ in range(60):
-        try:
-            open_storage(uri).write("hello", b"")
-            return
-        except OSError:
-            time.sleep(0.5)
-    raise AssertionError(f"no S3 server answers at {uri}")
 
 
 def write_params(root: Path, storage: str, workers: int) -> None:

@@ -396,7 +396,7 @@ def test_a_version_comes_by_alias_and_by_number(
 def test_a_version_that_is_not_there_is_named_with_what_is(
     client: MlflowClient, checkpoint: Path, tmp_path: Path
 ) -> None:
-    variant = f"known-{uuid4().hex}"
+    variant = f"a-known-{uuid4().hex}"
     register(tmp_path, new_run(client, checkpoint), summary(variant, 0.2))
     for uri, message in (
         (f"models:/mde-{variant}@challenger", "no alias 'challenger'; there are: champion"),

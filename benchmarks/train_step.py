@@ -60,7 +60,7 @@ class Side:
     def step(self) -> torch.Tensor:
         """Make the next step; returns its loss."""
         number, self.count = self.count, self.count + 1
-        return self.stepper.step(self.batch, 1.0, number, number, STEPS_PER_EPOCH)["loss"]
+        return self.stepper.step(self.batch, 1.0, number, STEPS_PER_EPOCH)["loss"]
 
     def start(self, warm_up: int) -> dict[str, Any]:
         """The first steps: the losses of two, and the time of the first, which may compile."""

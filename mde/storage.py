@@ -187,10 +187,11 @@ class BucketStorage:
         """As in Storage."""
         from pyarrow.fs import FileType
 
-        kind = self.system.get_file_info(self._path(name)).type
+        path = self._path(name)
+        kind = self.system.get_file_info(path).type
         if kind == FileType.Directory:
-            names = self.names(name)
-            for file in sorted(names, key=lambda file: file != LAST_FILE):
-                self.system.delete_file(self._path(f"{name}/{file}"))
+            # What is deleted is no longer whole before its first file is gone.
+            self.delete(f"{name}/{LAST_FILE}".lstrip("/"))
+            self.system.delete_dir(path)
         elif kind == FileType.File:
-            self.system.delete_file(self._path(name))
+            self.system.delete_file(path)

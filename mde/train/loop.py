@@ -96,7 +96,7 @@ class _Run:
         self.checkpoints = Checkpoints(context.storage, config, recipe, provenance, flush)
         self.history: History = []
         self.step = self.done = self.stage = 0
-        self.loss = float("nan")
+        self.loss, self.left_out = float("nan"), 0
         self.sums, self.timing = Averages(), Timing()
 
     def restore(self) -> None:
@@ -139,7 +139,7 @@ class _Run:
             # Seeded by step, so a resumed run draws what an uninterrupted one would have drawn.
             torch.manual_seed(hash((self.recipe.seed, self.step, self.context.rank)) % 2**31)
             number = stage_epoch * steps + self.done
-            terms = self.stepper.step(batch, weight, self.step, number, steps)
+            terms = self.stepper.step(batch, weight, number, steps, self.step)
             self.sums.add(terms, len(batch["sample_id"]))
             self.timing.images += len(batch["sample_id"])
             self.step, self.done = self.step + 1, self.done + 1
@@ -179,7 +179,9 @@ class _Run:
         self.history.append(metrics)
         self._log({name: value for name, value in metrics.items() if name != "step"})
         self.loss = metrics["train_loss"]
-        self.show(self._progress(metrics))
+        left_out, self.left_out = self.left_out, 0
+        note = f"{left_out} checkpoints left out, the storage was busy" if left_out else ""
+        self.show(self._progress(metrics, note))
         self.done, self.sums = 0, Averages()
         self.timing.start_epoch()
         self._save()
@@ -200,7 +202,7 @@ class _Run:
         if not self.first:
             return
         if self.done and self.checkpoints.busy:
-            self._note(f"no checkpoint at step {self.step}: the one before is still being written")
+            self.left_out += 1
             return
         state = {
             "epoch": len(self.history), "stage": self.stage, "step": self.step, "done": self.done,

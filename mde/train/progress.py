@@ -34,12 +34,13 @@ class Progress:
     def line(self) -> str:
         """One line, for a log."""
         where = f"{self.stage}epoch {self.epoch}/{self.epochs} · step {self.step}/{self.steps}"
-        if self.note:
-            return f"{where} · {self.note}"
+        note = f" · {self.note}" if self.note else ""
+        if note and not self.epoch_done:
+            return where + note
         val = "" if self.val_loss is None else f" · val {self.val_loss:.4f}"
         return (
             f"{where} · loss {self.loss:.4f}{val} · {self.images_per_s:.1f} images/s · "
-            f"waiting for data {100 * self.data_wait:.0f} % · ETA {duration(self.eta_s)}"
+            f"waiting for data {100 * self.data_wait:.0f} % · ETA {duration(self.eta_s)}{note}"
         )
 
 

@@ -49,15 +49,20 @@ class Stepper:
         return self.optimizer.param_groups[0]["lr"]
 
     def step(
-        self, batch: Batch, weight: float, number: int, stage_step: int, steps_per_epoch: int
+        self,
+        batch: Batch,
+        weight: float,
+        number: int,
+        steps_per_epoch: int,
+        run_step: int | None = None,
     ) -> Terms:
         """One optimizer step; returns the loss terms, means over the batch.
 
         weight: the batch's share of the step's samples times the number of workers. number: of the
-        step in the run. stage_step: of the step within the stage.
+        step within the stage. run_step: of the step in the run, for messages; None: number.
         Raises NotFiniteError when the loss or its gradient is not finite.
         """
-        factor = lr_factor(self.recipe, self.stage, stage_step, steps_per_epoch)
+        factor = lr_factor(self.recipe, self.stage, number, steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = self.full_lr * factor
         self.optimizer.zero_grad(set_to_none=True)
@@ -71,7 +76,7 @@ class Stepper:
                 self.scaler.scale(terms["loss"] * (weight * share)).backward()
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0) + value.detach() * share
-        self._apply(sums, batch, number)
+        self._apply(sums, batch, number if run_step is None else run_step)
         return sums
 
     def _apply(self, sums: Terms, batch: Batch, number: int) -> None:

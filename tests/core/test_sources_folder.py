@@ -455,9 +455,9 @@ def test_a_missing_camera_file_is_told_with_an_example_that_works(sequence: Path
     ("camera", "message"),
     [
         (CAMERA + "fxx: 3\n", r"camera\.fxx: unknown key 'fxx'; did you mean 'fx'"),
-        (CAMERA.replace("50.0", ".nan"), "fx must be a positive number, found nan"),
+        (CAMERA.replace("50.0", ".nan"), "fx: Input should be a valid number, found 'NaN'"),
         (CAMERA.replace("51.0", "-51.0"), "fy must be a positive number, found -51"),
-        (CAMERA.replace("30.0", ".inf"), "cx must be a number, found inf"),
+        (CAMERA.replace("30.0", ".inf"), "cx: Input should be a valid number, found 'Infinity'"),
         (CAMERA.replace("50.0", "'50'"), r"camera\.fx: .* found '50'"),
         (CAMERA.replace("50.0", "0.58"), "fx must be in px, found 0.58 .* multiplied by 64"),
         (CAMERA.replace("width: 64", "width: 64.5"), r"camera\.width: .* found 64\.5"),

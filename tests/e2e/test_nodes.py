@@ -1,5 +1,6 @@
 """A Ray cluster of three nodes: workers spread over them, a node is lost and another one joins."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -8,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from moto.server import ThreadedMotoServer
 from pyarrow.fs import FileSystem
@@ -99,22 +101,15 @@ def train_to_the_end(cluster: Cluster, root: Path) -> str:
     return out
 
 
-def node_of_worker(cluster: Cluster) -> int:
-    """Number of the node that a training worker runs on."""
-    code = """
-import ray
-from ray.util.state import list_actors
-ray.init(logging_level=30)
-alive = [("class_name", "=", "RayTrainWorker"), ("state", "=", "ALIVE")]
-(worker, *_) = list_actors(filters=alive)
-nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
-print("at", nodes[worker.node_id].split(".")[-1])
-"""
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(
-        command, env=cluster.environment, capture_output=True, text=True, check=True
-    )
-    return int(done.stdout.split("at ")[1].split()[0]) - 1
+def node_of_worker(cluster: Cluster) -> subprocess.Popen[bytes]:
+    """The node that a training worker runs on."""
+    for node in cluster.nodes:
+        if node.poll() is None:
+            for process in psutil.Process(node.pid).children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    if "RayTrainWorker" in "".join(process.cmdline()):
+                        return node
+    raise AssertionError("no node has a training worker")
 
 
 def wait_for_step(storage_uri: str, step: int) -> None:
@@ -148,8 +143,7 @@ def test_a_node_is_lost_and_another_one_joins(
 
     training = start_training(nodes, tiny_root)
     wait_for_step(bucket, 4)
-    lost = node_of_worker(nodes)
-    nodes.kill_node(nodes.nodes[lost])
+    nodes.kill_node(node_of_worker(nodes))
     nodes.add_node(cpus=1)
     out, _ = training.communicate(timeout=600)
     assert training.returncode == 0, out

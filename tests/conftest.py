@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -75,6 +75,27 @@ def tiny_root(tiny_sample: Path, tmp_path: Path) -> Path:
     (tmp_path / "data/sample").symlink_to(tiny_sample / "data/sample")
     (tmp_path / "params.yaml").write_text(PARAMS)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """URI of a bucket on an S3 server; this process and those it starts know its keys."""
+    from moto.server import ThreadedMotoServer
+    from pyarrow.fs import FileSystem
+
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+    server = ThreadedMotoServer("127.0.0.1", port=0)
+    server.start()
+    os.environ |= keys
+    _, port = server.get_host_and_port()
+    options = f"endpoint_override=127.0.0.1%3A{port}&scheme=http&region=us-east-1"
+    try:
+        FileSystem.from_uri(f"s3://runs?{options}&allow_bucket_creation=true")[0].create_dir("runs")
+        yield f"s3://runs?{options}"
+    finally:
+        server.stop()
+        for name in keys:
+            del os.environ[name]
 
 
 def flip_a_bit(shard: Path) -> None:

@@ -1,37 +1,18 @@
 """A run's place, in a folder and in a bucket of a real S3 server: both behave alike."""
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from moto.server import ThreadedMotoServer
-from pyarrow.fs import FileSystem
 
 from mde.errors import InputError
 from mde.storage import Storage, join_uri, open_storage
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
-    server = ThreadedMotoServer("127.0.0.1", port=0)
-    server.start()
-    os.environ |= keys
-    _, port = server.get_host_and_port()
-    options = f"endpoint_override=127.0.0.1%3A{port}&scheme=http&region=us-east-1"
-    FileSystem.from_uri(f"s3://runs?{options}&allow_bucket_creation=true")[0].create_dir("runs")
-    yield f"s3://runs?{options}"
-    server.stop()
-    for name in keys:
-        del os.environ[name]
 
 
 @pytest.fixture(params=["folder", "bucket"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "folder":
         return open_storage(tmp_path / "run")
-    return open_storage(join_uri(request.getfixturevalue("s3"), tmp_path.name))
+    return open_storage(join_uri(request.getfixturevalue("bucket"), tmp_path.name))
 
 
 def test_files_are_written_read_listed_and_deleted(storage: Storage) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import time
@@ -11,8 +10,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from moto.server import ThreadedMotoServer
-from pyarrow.fs import FileSystem
 from safetensors.torch import load_file
 
 from mde.storage import join_uri, open_storage
@@ -43,24 +40,6 @@ CLUSTER = """
 cluster:
   {num_workers: WORKERS, placement: STRICT_SPREAD, cpus_per_worker: 0.5, max_failures: 2}
 """
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """URI in a bucket of an S3 server, which all nodes know the keys of."""
-    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
-    server = ThreadedMotoServer("127.0.0.1", port=0)
-    server.start()
-    os.environ |= keys
-    _, port = server.get_host_and_port()
-    options = f"endpoint_override=127.0.0.1%3A{port}&scheme=http&region=us-east-1"
-    try:
-        FileSystem.from_uri(f"s3://runs?{options}&allow_bucket_creation=true")[0].create_dir("runs")
-        yield f"s3://runs/mde?{options}"
-    finally:
-        server.stop()
-        for name in keys:
-            del os.environ[name]
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +115,7 @@ def test_a_node_is_lost_and_another_one_joins(
     nodes: Cluster, bucket: str, tiny_root: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """One worker, so that the weights can be compared to the bit; its runs are kept in S3."""
+    bucket = join_uri(bucket, "mde")
     convert = ["pipelines.convert", "--dataset", "nyu_labeled", "--root", str(tiny_root)]
     write_params(tiny_root, bucket, workers=1)
     command = [sys.executable, "-m", *convert, "--params", str(tiny_root / "params.yaml")]

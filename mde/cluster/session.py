@@ -91,8 +91,20 @@ def connect() -> None:
         check_cluster(address)
     # It warns at every start that a local cluster has a token, as it should.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-    ray.init(address=address, logging_level=logging.WARNING, **options)
+    _start(address, options)
     quiet()
+
+
+def _start(address: str, options: dict[str, Any]) -> None:
+    # Ray gives its first process 30 s, which a machine that is busy for a while exceeds.
+    for last in (False, False, True):
+        try:
+            ray.init(address=address, logging_level=logging.WARNING, **options)
+            return
+        except Exception as error:
+            ray.shutdown()
+            if last or "timed out during startup" not in str(error):
+                raise
 
 
 def _free_port() -> int:

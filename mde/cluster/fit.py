@@ -9,13 +9,14 @@ import ray
 import ray.train
 import torch
 from pyarrow.fs import FileSystem
-from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 from torch import nn
 
 from mde.cluster.board import start_board, watching
 from mde.cluster.feed import Feed
 from mde.cluster.read_ahead import ReadAhead
+from mde.cluster.say_why import SayWhy
 from mde.cluster.session import ClusterConfig, check_resources, connect, find_input_error, quiet
 from mde.storage import open_storage
 from mde.train import checkpoints
@@ -167,15 +168,3 @@ class RayContext:
     def wrap(self, module: nn.Module) -> nn.Module:
         """DDP; Ray Train has set up the process group (NCCL or gloo)."""
         return data_parallel(module, self.device, self.world_size)
-
-
-class SayWhy(UserCallback):
-    """Runs in Ray Train's controller."""
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Say which workers failed, and why; Ray Train then restarts all or gives up."""
-        for rank, error in worker_exceptions.items():
-            lines = str(find_input_error(error) or error).strip().splitlines() or [repr(error)]
-            # Between them, Ray lists all that it knows of the worker.
-            said = lines[0] if len(lines) == 1 else f"{lines[0]} … {lines[-1]}"
-            print(f"worker {rank} failed: {said}", flush=True)

@@ -88,6 +88,14 @@ class Cluster:
         logs = [path.read_text() for path in sorted(self.folder.glob("node_*.log"))]
         raise AssertionError("\n".join([failure, done.stderr.decode(), *logs]))
 
+    def wait_for_cpus(self, cpus: int) -> None:
+        """Until the nodes that have joined have so many CPUs for workers."""
+        code = (
+            "import ray; ray.init(logging_level=40); "
+            f"assert ray.cluster_resources().get('CPU', 0) >= {cpus}"
+        )
+        self.wait_until([sys.executable, "-c", code], f"there are no {cpus} CPUs")
+
     def kill_node(self, node: subprocess.Popen[bytes]) -> None:
         """SIGKILL all processes of a node at once, as a power cut does."""
         os.killpg(node.pid, signal.SIGKILL)

@@ -197,6 +197,7 @@ def test_a_node_is_lost_and_another_one_joins(
     """The run is kept in S3: first by one worker, then by two, each on a node of its own."""
     runs = join_uri(bucket, "mde")
     write_params(root, f"'{runs}'")
+    nodes.wait_for_cpus(2)
     training = start_training(root, **nodes.environment)
     wait_for_step(runs, training, 4)
     nodes.kill_node(node_of_worker(nodes))
@@ -205,6 +206,7 @@ def test_a_node_is_lost_and_another_one_joins(
     assert_same_weights(root, whole)
     assert open_storage(runs).names() == []
 
+    nodes.wait_for_cpus(2)
     write_params(root, f"'{runs}'", workers=2)
     finish(start_training(root, **nodes.environment))
     alone, together = history(whole), history(root)

@@ -47,13 +47,18 @@ class Cluster:
         }
         self.environment.pop("RAY_ADDRESS", None)
         self.nodes: list[subprocess.Popen[bytes]] = []
+        self._commands: list[list[str]] = []
         self._start(
             *("--head", f"--port={self.port}", f"--num-cpus={head_cpus}"),
             *(f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"),
         )
-        self.wait_until(
-            ["ray", "job", "list", "--address", self.dashboard], "the head does not answer"
-        )
+        try:
+            self.wait_until(
+                ["ray", "job", "list", "--address", self.dashboard], "the head does not answer"
+            )
+        except BaseException:
+            self.close()
+            raise
         self.environment["RAY_ADDRESS"] = f"127.0.0.1:{self.port}"
 
     def add_node(self, cpus: int) -> subprocess.Popen[bytes]:
@@ -66,17 +71,20 @@ class Cluster:
         )
 
     def _start(self, *options: str) -> subprocess.Popen[bytes]:
-        log = (self.folder / f"node_{len(self.nodes)}.log").open("wb")
         command = ["ray", "start", "--block", "--object-store-memory=200000000", *options]
-        node = subprocess.Popen(
-            command,
-            env=self.environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        self.nodes.append(node)
-        return node
+        self._commands.append(command)
+        self.nodes.append(self._run(len(self.nodes)))
+        return self.nodes[-1]
+
+    def _run(self, number: int) -> subprocess.Popen[bytes]:
+        with (self.folder / f"node_{number}.log").open("ab") as log:
+            return subprocess.Popen(
+                self._commands[number],
+                env={k: v for k, v in self.environment.items() if k != "RAY_ADDRESS"},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     def wait_until(self, command: list[str], failure: str) -> None:
         """Repeat a command until it succeeds."""
@@ -84,6 +92,10 @@ class Cluster:
             done = subprocess.run(command, env=self.environment, capture_output=True, check=False)
             if done.returncode == 0:
                 return
+            # On a busy machine Ray gives up starting; a node that was killed is meant to be dead.
+            for number, node in enumerate(self.nodes):
+                if node.poll() is not None and node.returncode > 0:
+                    self.nodes[number] = self._run(number)
             time.sleep(1)
         logs = [path.read_text() for path in sorted(self.folder.glob("node_*.log"))]
         raise AssertionError("\n".join([failure, done.stderr.decode(), *logs]))

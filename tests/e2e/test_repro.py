@@ -74,7 +74,8 @@ def test_a_variant_is_scored_beside_the_baselines(project: Path, variant: str) -
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_registry_leads_back_to_code_data_and_parameters(project: Path, variant: str) -> None:
-    client = MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    store = f"sqlite:///{project / 'mlflow.db'}"
+    client = MlflowClient(store, registry_uri=store)
     version = client.get_model_version_by_alias(f"mde-{variant}", "champion")
     mlflow_run = client.get_run(version.run_id)
     assert mlflow_run.info.status == "FINISHED"

@@ -13,8 +13,9 @@ repro: $(BIN)/.installed  ## raw data → shards → models → registry → rep
 	mde summary
 
 test: $(BIN)/.installed  ## everything: core, Ray, DVC and MLflow
-	pytest -n auto --dist loadfile tests/core tests/models
-	pytest -n 2 --dist loadfile --ignore tests/core --ignore tests/models
+	pytest -n auto --dist loadfile tests/core
+	pytest -n auto --dist loadfile tests/models tests/benchmarks tests/real
+	pytest -n 2 --dist loadfile tests/cluster tests/e2e
 
 check: $(BIN)/.installed  ## what to run before a commit: seconds
 	ruff check .

@@ -1,4 +1,4 @@
-"""Fixtures for the tests that run whole stages: a tiny sample and its params."""
+"""Fixtures for all tests: rows, a tiny sample with its params, whole stages, a bucket."""
 
 import json
 import os
@@ -7,10 +7,13 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from mde.data.codecs import encode_depth, encode_image
 from mde.data.sample import SampleConfig, write_kitti, write_nyu_labeled
+from mde.schema import Row
 
 REPOSITORY = Path(__file__).parents[1]
 TINY = {"rooms": 4, "frames_per_room": 3, "drives": 2, "frames_per_drive": 8}
@@ -59,6 +62,37 @@ cluster: {{num_workers: 2, cpus_per_worker: 0.5}}
 """.lstrip()
 
 
+@pytest.fixture
+def make_row() -> Callable[..., Row]:
+    """Factory of rows: row `i` has its own sample_id, colour gradient and depth."""
+
+    def make(i: int = 0, height: int = 24, width: int = 32, **changes: object) -> Row:
+        v, u = np.mgrid[:height, :width]
+        image = np.stack([u * 255 // width, v * 255 // height, np.full_like(u, i * 7 % 256)], -1)
+        depth = 2 + u / width + v / height + i % 5
+        frame = encode_image(image.astype(np.uint8))
+        row = Row(
+            sample_id=f"sample_{i:04d}",
+            scene=f"scene_{i // 4}",
+            height=height,
+            width=width,
+            image=frame,
+            image_prev=frame,
+            image_next=frame,
+            image_stereo=frame,
+            K=[20.0, 0, 15.5, 0, 20, 11.5, 0, 0, 1],
+            baseline_m=0.5,
+            depth=encode_depth(depth, 1e-3),
+            depth_scale=float(np.float32(1e-3)),
+            gt_depth=None,
+            gt_height=height,
+            gt_width=width,
+        )
+        return {**row, **changes}  # type: ignore[typeddict-item]
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def tiny_sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A root folder with data/sample/{nyu_labeled,kitti}, a few frames each; read only."""
@@ -98,13 +132,13 @@ def bucket() -> Iterator[str]:
             del os.environ[name]
 
 
-def flip_a_bit(shard: Path) -> None:
-    """Damage one pixel byte of the first image in a shard."""
+def flip_a_bit(shard: Path, name: str = "image") -> None:
+    """Damage one byte of a shard's first row group, in the midst of a column."""
     group = pq.ParquetFile(shard).metadata.row_group(0)
     columns = [group.column(i) for i in range(group.num_columns)]
-    image = next(column for column in columns if column.path_in_schema == "image")
+    column = next(column for column in columns if column.path_in_schema == name)
     content = bytearray(shard.read_bytes())
-    content[image.data_page_offset + image.total_compressed_size // 2] ^= 1
+    content[column.data_page_offset + column.total_compressed_size // 2] ^= 1
     shard.write_bytes(content)
 
 

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -83,9 +82,8 @@ def connect() -> None:
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         # After 1 s by default, so that every epoch would wait for a new decode process to start.
         os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "120000")
-        # Else Ray Train's watchers ask whichever Ray of this machine they find first.
-        options = {"dashboard_port": _free_port()}
-        os.environ["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{options['dashboard_port']}"
+        # Nobody is told its address; `ray start --head` gives one that outlives the run.
+        options = {"include_dashboard": False}
     else:
         address = find_address(address)
         check_cluster(address)
@@ -105,12 +103,6 @@ def _start(address: str, options: dict[str, Any]) -> None:
             ray.shutdown()
             if last or "timed out during startup" not in str(error):
                 raise
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def quiet() -> None:

@@ -8,11 +8,10 @@ import numpy as np
 import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
-import ray
 from moto.server import ThreadedMotoServer
 
 from mde.cluster.feed import Feed
-from mde.cluster.session import connect, find_input_error
+from mde.cluster.session import find_input_error
 from mde.data.codecs import encode_image
 from mde.data.shards import (
     Manifest,
@@ -26,17 +25,6 @@ from mde.errors import InputError
 from tests.conftest import flip_a_bit
 
 pytestmark = pytest.mark.cluster
-
-
-@pytest.fixture(scope="module", autouse=True)
-def ray_session() -> Iterator[None]:
-    """As everywhere, with credentials in the environment, which decode tasks inherit."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        connect()
-        yield
-        ray.shutdown()
 
 
 @pytest.fixture(scope="module")

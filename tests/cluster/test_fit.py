@@ -40,24 +40,21 @@ def changed(job: FitJob, recipe: dict[str, Any] | None = None, **cluster: Any) -
     return dataclasses.replace(job, variant=variant, cluster=cluster_config)
 
 
-def test_two_workers_share_the_epoch_and_say_how_they_stand(
+def test_two_workers_go_through_the_stages_of_a_recipe_and_say_how_they_stand(
     job: FitJob, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    state = read_state(fit(changed(job, {"epochs": 1}, num_workers=2)))
-    assert state["step"] == state["history"][-1]["step"] > 0
-    assert state["history"][-1]["val_loss"] > 0
-    shown = capfd.readouterr().out
-    assert re.search(r"resfpn-resnet18 · epoch 1/1 · step 2/2 · loss .* images/s · waiting", shown)
-
-
-def test_two_workers_go_through_the_stages_of_a_recipe(job: FitJob) -> None:
     model = ModelConfig("eigen", "vgg16", "scratch", 0.1, width=0.05, input_size=(64, 96))
     stages = (Stage(1, train=("scale1", "scale2"), output=1), Stage(1, train=("scale3",)))
-    two = changed(job, {"stages": stages, "epochs": 2, "accumulate": 2}, num_workers=2)
+    two = changed(job, {"stages": stages, "epochs": 2, "batch_size": 2}, num_workers=2)
     staged = dataclasses.replace(two, variant=dataclasses.replace(two.variant, model=model))
-    history = read_state(fit(staged))["history"]
-    assert [point["stage"] for point in history] == [0, 1]
-    assert all(point["val_loss"] > 0 for point in history)
+    state = read_state(fit(staged))
+    assert [point["stage"] for point in state["history"]] == [0, 1]
+    assert all(point["val_loss"] > 0 for point in state["history"])
+    assert state["step"] == state["history"][-1]["step"] == 6
+    shown = capfd.readouterr().out
+    assert re.search(
+        r"resfpn-resnet18 · stage 2/2 · epoch 2/2 · step 3/3 · loss .* images/s · waiting", shown
+    )
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_at_once_and_leaves_the_batches(

@@ -1,4 +1,4 @@
-"""Small raw datasets in the official layouts, rows and the shipped params file."""
+"""Small raw datasets in the official layouts and the shipped params file."""
 
 import os
 import shutil
@@ -12,9 +12,6 @@ import pytest
 import scipy.io
 import torch
 
-from mde.data.codecs import encode_depth, encode_image
-from mde.schema import Row
-
 torch.set_num_threads(1)
 cv2.setNumThreads(1)
 
@@ -25,37 +22,6 @@ REPOSITORY = Path(__file__).parents[2]
 def params_file() -> Path:
     """The params file that is shipped."""
     return REPOSITORY / "params.yaml"
-
-
-@pytest.fixture
-def make_row() -> Callable[..., Row]:
-    """Factory of rows: row `i` has its own sample_id, colour gradient and depth."""
-
-    def make(i: int = 0, height: int = 24, width: int = 32, **changes: object) -> Row:
-        v, u = np.mgrid[:height, :width]
-        image = np.stack([u * 255 // width, v * 255 // height, np.full_like(u, i * 7 % 256)], -1)
-        depth = 2 + u / width + v / height + i % 5
-        frame = encode_image(image.astype(np.uint8))
-        row = Row(
-            sample_id=f"sample_{i:04d}",
-            scene=f"scene_{i // 4}",
-            height=height,
-            width=width,
-            image=frame,
-            image_prev=frame,
-            image_next=frame,
-            image_stereo=frame,
-            K=[20.0, 0, 15.5, 0, 20, 11.5, 0, 0, 1],
-            baseline_m=0.5,
-            depth=encode_depth(depth, 1e-3),
-            depth_scale=float(np.float32(1e-3)),
-            gt_depth=None,
-            gt_height=height,
-            gt_width=width,
-        )
-        return {**row, **changes}  # type: ignore[typeddict-item]
-
-    return make
 
 
 # --- NYU Depth v2, labeled: what MATLAB v7.3 writes -------------------------------------------

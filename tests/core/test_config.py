@@ -1,7 +1,5 @@
 """`params.yaml`: what is shipped loads, and every mistake is named with file, key and way out."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -254,37 +252,3 @@ def test_self_supervision_needs_a_model_that_has_a_scale(tmp_path: Path):
     path = write(tmp_path, changed(VALID, f"{V}.objective", objective))
     with pytest.raises(InputError, match=r"variants\.small.*resfpn"):
         load_variant(path, "small")
-
-
-BEFORE_ALL = """
-import sys
-from pathlib import Path
-import ray
-from mde.errors import InputError
-from pipelines import train
-try:
-    train.main("small", Path(sys.argv[1]), Path(sys.argv[2]))
-except InputError as error:
-    print(error)
-print(ray.is_initialized())
-"""
-
-
-@pytest.mark.parametrize("key", [f"{V}.recipe.lr", "cluster.num_workers", "run.keep_last"])
-def test_a_mistake_is_found_before_anything_starts(tmp_path: Path, key: str):
-    content = VALID | {"cluster": {}, "run": {}}
-    path = write(tmp_path, changed(content, key, "1e-4"))
-    root = tmp_path / "root"
-    root.mkdir()
-    result = subprocess.run(
-        [sys.executable, "-c", BEFORE_ALL, str(path), str(root)],
-        cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
-    message, started = result.stdout.splitlines()
-    assert message.startswith(f"{path}: {key}: ")
-    assert started == "False"
-    assert list(root.iterdir()) == []

@@ -28,7 +28,7 @@ from mde.train.checkpoint import save_model
 from tests.conftest import flip_a_bit
 
 PROTOCOL = PROTOCOLS["kitti_eigen_mono"]
-MODEL = ModelConfig("resfpn", "resnet18", "scratch", 0.5, 20.0)
+MODEL = ModelConfig("fastdepth", "mobilenet_v1", "scratch", 0.5, 20.0)
 NO_DEPTH, TOO_FAR = "sample_0003", "sample_0007"
 
 
@@ -267,9 +267,7 @@ def test_damaged_predictions_are_refused(checkpoint: Path, data: Path, tmp_path:
     predict_split(checkpoint, data, "test", out)
     shard = out / "depths-00000.parquet"
     whole = shard.read_bytes()
-    content = bytearray(whole)
-    content[len(content) // 3] ^= 1
-    shard.write_bytes(content)
+    flip_a_bit(shard, "depth")
     with pytest.raises(InputError, match=r"depths-00000.parquet: row group \d is damaged"):
         list(read_predictions(out))
     shard.write_bytes(whole)

@@ -1,11 +1,13 @@
 """Bad input ends in one message that names it, exit code 1, and nothing half-written."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import PARAMS, Stage
+from tests.conftest import PARAMS, REPOSITORY, Stage
 
 pytestmark = pytest.mark.e2e
 
@@ -83,3 +85,40 @@ def test_too_many_unusable_frames(stage: Stage, tiny_root: Path) -> None:
 def test_training_without_shards(stage: Stage, tiny_root: Path) -> None:
     result = stage("train", "--variant", "resfpn-resnet18")
     expect_error(result, tiny_root, "data/shards/nyu_labeled", "manifest.json", "convert")
+
+
+BEFORE_ALL = """
+import sys
+from pathlib import Path
+import ray
+from mde.errors import InputError
+from pipelines import train
+for params in sys.argv[2:]:
+    try:
+        train.main("resfpn-resnet18", Path(params), Path(sys.argv[1]))
+    except InputError as error:
+        print(error)
+    print(ray.is_initialized())
+"""
+
+
+def test_a_mistake_is_found_before_anything_starts(tmp_path: Path) -> None:
+    mistakes = {
+        "variants.resfpn-resnet18.recipe.lr": ("lr: 5e-4", "lr: fast"),
+        "cluster.num_workers": ("num_workers: 1", "num_workers: many"),
+        "run.keep_last": ("cluster:", "run: {keep_last: all}\ncluster:"),
+    }
+    for key, (right, wrong) in mistakes.items():
+        assert right in PARAMS
+        (tmp_path / f"{key}.yaml").write_text(PARAMS.replace(right, wrong))
+    (tmp_path / "root").mkdir()
+    files = [tmp_path / f"{key}.yaml" for key in mistakes]
+    result = subprocess.run(
+        [sys.executable, "-c", BEFORE_ALL, str(tmp_path / "root"), *map(str, files)],
+        cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    lines = result.stdout.splitlines()
+    for file, message, started in zip(files, lines[::2], lines[1::2], strict=True):
+        assert message.startswith(f"{file}: {file.stem}: ")
+        assert started == "False"
+    assert list((tmp_path / "root").iterdir()) == []

@@ -1,4 +1,4 @@
-"""Drivers are killed and stopped, nodes are lost and join: training ends as an undisturbed one."""
+"""Workers, drivers and nodes are killed, nodes join: training ends as an undisturbed one."""
 
 import contextlib
 import os
@@ -142,17 +142,34 @@ def curves(root: Path, run_id: str) -> dict[str, list[tuple[int, float]]]:
     }
 
 
-def test_a_driver_that_is_killed_and_one_that_is_stopped_change_nothing(
+def kill_worker(parent: int) -> None:
+    """SIGKILL the training worker below a process."""
+    workers = [p for p in psutil.Process(parent).children(recursive=True) if is_worker(p)]
+    assert len(workers) == 1
+    workers[0].kill()
+
+
+def is_worker(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return "RayTrainWorker" in "".join(process.cmdline())
+    return False
+
+
+def test_killed_workers_and_drivers_and_one_that_is_stopped_change_nothing(
     root: Path, whole: Path
 ) -> None:
     runs = str(root / "checkpoints")
     killed = start_training(root)
-    wait_for_step(runs, killed, 4)
+    wait_for_step(runs, killed, 2)
+    kill_worker(killed.pid)
+    wait_for_step(runs, killed, 8)
     killed.kill()
+    said, _ = killed.communicate(timeout=300)
+    assert "going on after step" in said
     run_id = the_run(root, "KILLED")
 
     stopped = start_training(root)
-    wait_for_step(runs, stopped, 10)
+    wait_for_step(runs, stopped, 14)
     stopped.send_signal(signal.SIGINT)
     said, _ = stopped.communicate(timeout=300)
     assert "going on after step" in said
@@ -183,11 +200,9 @@ def nodes(bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clu
 def node_of_worker(cluster: Cluster) -> subprocess.Popen[bytes]:
     """The node that a training worker runs on."""
     for node in cluster.nodes:
-        if node.poll() is None:
-            for process in psutil.Process(node.pid).children(recursive=True):
-                with contextlib.suppress(psutil.Error):
-                    if "RayTrainWorker" in "".join(process.cmdline()):
-                        return node
+        alive = node.poll() is None
+        if alive and any(map(is_worker, psutil.Process(node.pid).children(recursive=True))):
+            return node
     raise AssertionError("no node has a training worker")
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mde.losses import LOSSES, silog, ssim
+from mde.photometric import PhotometricError
 
 DATA_RANGE = 100.0
 
@@ -147,3 +148,13 @@ def test_berhu_is_its_equation_in_numpy(maps, valid):
     c = error.max() / 5
     expected = np.piecewise(error, [error <= c], [lambda e: e, lambda e: (e * e + c * c) / (2 * c)])
     assert float(LOSSES["berhu"](*maps, valid)) == pytest.approx(expected.mean(), rel=1e-5)
+
+
+def test_the_photometric_ssim_error_is_that_of_torchmetrics(torchmetrics):
+    generator = torch.Generator().manual_seed(0)
+    pred, target = torch.rand((2, 2, 3, 7, 9), generator=generator)
+    _, similarity = torchmetrics.image.structural_similarity_index_measure(
+        pred, target, gaussian_kernel=False, kernel_size=3, data_range=1.0, return_full_image=True
+    )
+    error = PhotometricError(target).ssim_error(pred[:, None])[:, 0]
+    torch.testing.assert_close(error, ((1 - similarity) / 2).clamp(0, 1), rtol=0, atol=1e-5)

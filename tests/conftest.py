@@ -12,7 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from mde.data.codecs import encode_depth, encode_image
+from mde.data.convert import convert, run_one_by_one
 from mde.data.sample import SampleConfig, write_kitti, write_nyu_labeled
+from mde.data.sources import load_source_config
+from mde.layout import Layout
 from mde.schema import Row
 
 REPOSITORY = Path(__file__).parents[1]
@@ -58,7 +61,7 @@ variants:
     recipe: {{epochs: 1, batch_size: 4, lr: 2e-4}}
     augment: {{}}
     protocol: kitti_eigen_stereo
-cluster: {{num_workers: 2, cpus_per_worker: 0.5}}
+cluster: {{num_workers: 1, cpus_per_worker: 0.5}}
 """.lstrip()
 
 
@@ -109,6 +112,12 @@ def tiny_root(tiny_sample: Path, tmp_path: Path) -> Path:
     (tmp_path / "data/sample").symlink_to(tiny_sample / "data/sample")
     (tmp_path / "params.yaml").write_text(PARAMS)
     return tmp_path
+
+
+def convert_here(root: Path, dataset: str) -> None:
+    """What the stage `convert` does, in this process: for tests of what comes after it."""
+    config = load_source_config(root / "params.yaml", dataset)
+    convert(config, root.resolve(), Layout(root).shards(dataset).resolve(), run_one_by_one)
 
 
 @pytest.fixture(scope="module")

@@ -79,7 +79,11 @@ def _check_resources(config: ClusterConfig, num_nodes: int) -> Finding:
     if config.placement == "STRICT_SPREAD" and config.num_workers > num_nodes:
         found = f"placement STRICT_SPREAD needs {config.num_workers} nodes; Ray has {num_nodes}"
         return Finding("ray resources", "fail", found, "set cluster.placement to SPREAD")
-    return Finding("ray resources", "ok", f"{text}; {config.num_workers} workers fit")
+    return Finding("ray resources", "ok", f"{text}; {_workers(config.num_workers)}")
+
+
+def _workers(number: int) -> str:
+    return "1 worker fits" if number == 1 else f"{number} workers fit"
 
 
 def _check_nodes(nodes: list[dict[str, Any]], storage: str) -> list[Finding]:

@@ -122,6 +122,11 @@ def test_checks_that_hang_or_crash_become_findings_and_leave_nothing(scope: Scop
     assert found["hang"].found.startswith("no answer within 5 s")
     assert found["crash"].found.endswith("about to fall")
     group = (scope.root / "pid").read_text()
-    listed = subprocess.run(["ps", "-eo", "pgid=,stat="], capture_output=True, text=True).stdout
-    left = [line for line in listed.splitlines() if line.split()[0] == group]
-    assert all(line.split()[1].startswith("Z") for line in left), left
+    for _ in range(50):
+        listed = subprocess.run(["ps", "-eo", "pgid=,stat="], capture_output=True, text=True).stdout
+        left = [line for line in listed.splitlines() if line.split()[0] == group]
+        if all(line.split()[1].startswith("Z") for line in left):
+            return
+        # A killed process takes its time to end.
+        time.sleep(0.1)
+    raise AssertionError(left)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY, Stage
+from tests.conftest import REPOSITORY, convert_here
 from tests.e2e.ray_cluster import Cluster
 
 pytestmark = pytest.mark.e2e
@@ -45,10 +45,8 @@ def submit(
     )
 
 
-def test_a_job_trains_on_the_cluster(
-    cluster: dict[str, str], tiny_root: Path, stage: Stage
-) -> None:
-    assert stage("convert", "--dataset", "nyu_labeled").returncode == 0
+def test_a_job_trains_on_the_cluster(cluster: dict[str, str], tiny_root: Path) -> None:
+    convert_here(tiny_root, "nyu_labeled")
     train = ("python", "-m", "pipelines.train", "--variant", "resfpn-resnet18")
     params = ("--params", str(tiny_root / "params.yaml"))
     result = submit(cluster, tiny_root, *train, *params)

@@ -86,7 +86,7 @@ def test_the_registry_leads_back_to_code_data_and_parameters(project: Path, vari
     state = json.loads((project / "models" / variant / "checkpoint/state.json").read_text())
     assert state["data_sha256"] == tags["data_sha256"] == version.tags["data_sha256"]
     history = client.get_metric_history(version.run_id, "train_loss")
-    assert [point.step for point in history] == [p["epoch"] for p in state["history"]]
+    assert [point.step for point in history] == [point["step"] for point in state["history"]]
     assert "test_abs_rel" in mlflow_run.data.metrics
     files = {f.path for f in client.list_artifacts(version.run_id, "checkpoint")}
     assert "checkpoint/model.safetensors" in files

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from mde.storage import join_uri, open_storage
 from mde.train.checkpoint import read_state
 from mde.train.checkpoints import checkpoint_names
-from tests.conftest import PARAMS, REPOSITORY
+from tests.conftest import PARAMS, REPOSITORY, convert_here
 from tests.e2e.ray_cluster import Cluster
 
 pytestmark = pytest.mark.e2e
@@ -36,14 +36,14 @@ PARAMS_OF_SMALL = (
       input_size: [64, 96]
       min_depth: 0.1
     objective: {kind: supervised, loss: mse}
-    recipe: {epochs: 8, batch_size: 2, lr: 5e-4}
+    recipe: {epochs: 16, batch_size: 2, lr: 5e-4}
     augment: {}
     protocol: nyu_labeled
 run: {checkpoint_steps: 1, log_steps: 1, storage: STORAGE}
 cluster: {num_workers: WORKERS, placement: STRICT_SPREAD, cpus_per_worker: 0.5, max_failures: 2}
 """
 )
-EPOCHS, STEPS = 8, 24
+EPOCHS, STEPS = 16, 48
 TIMES = {"images_per_s", "data_wait", "epoch_s"}
 
 
@@ -52,21 +52,17 @@ def write_params(root: Path, storage: str = "null", workers: int = 1) -> None:
     (root / "params.yaml").write_text(content)
 
 
-def start(root: Path, stage: str, *options: str, **environment: str) -> subprocess.Popen[str]:
+def start_training(root: Path, **environment: str) -> subprocess.Popen[str]:
     places = ["--root", str(root), "--params", str(root / "params.yaml")]
     kept = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     return subprocess.Popen(
-        [sys.executable, "-m", f"pipelines.{stage}", *options, *places],
+        [sys.executable, "-m", "pipelines.train", "--variant", "small", "--resume", *places],
         cwd=REPOSITORY,
         env={**kept, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-
-
-def start_training(root: Path, **environment: str) -> subprocess.Popen[str]:
-    return start(root, "train", "--variant", "small", "--resume", **environment)
 
 
 def finish(training: subprocess.Popen[str]) -> str:
@@ -89,7 +85,7 @@ def new_root(sample: Path, folder: Path, shards: Path | None = None) -> Path:
 def whole(tiny_sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The root of a training that nobody disturbs."""
     root = new_root(tiny_sample, tmp_path_factory.mktemp("whole") / "root")
-    finish(start(root, "convert", "--dataset", "nyu_labeled"))
+    convert_here(root, "nyu_labeled")
     finish(start_training(root))
     return root
 
@@ -169,7 +165,7 @@ def test_killed_workers_and_drivers_and_one_that_is_stopped_change_nothing(
     run_id = the_run(root, "KILLED")
 
     stopped = start_training(root)
-    wait_for_step(runs, stopped, 14)
+    wait_for_step(runs, stopped, 16)
     stopped.send_signal(signal.SIGINT)
     said, _ = stopped.communicate(timeout=300)
     assert "going on after step" in said

@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 
 from mde.errors import InputError
 from mde.files import fresh_folder
-from mde.tracking import connect, tracking_uri
+from mde.tracking.store import connect, tracking_uri
 from mde.train.checkpoint import read_state
 from mde.train.foreign import CHECKPOINT_FILES, refuse_foreign_names
 

@@ -3,11 +3,11 @@
 from mde.cluster.inference import ActorPool
 from mde.cluster.session import ClusterConfig
 from mde.config import load_section
-from mde.delivery import run_id_of
 from mde.evaluate import evaluate, write_evaluation
 from mde.files import fresh_folder
 from mde.layout import Layout
-from mde.tracking import TrackedRun
+from mde.tracking.delivery import run_id_of
+from mde.tracking.store import TrackedRun
 from mde.variants import load_variant
 from pipelines._stage import PARAMS, ROOT, Params, Root, Variant, run
 

@@ -1,9 +1,9 @@
 """Register a variant's checkpoint in the MLflow model registry."""
 
-from mde.delivery import run_id_of
 from mde.files import read_json, write_json
 from mde.layout import Layout
 from mde.registry import register
+from mde.tracking.delivery import run_id_of
 from pipelines._stage import ROOT, Root, Variant, run
 
 

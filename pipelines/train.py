@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from mde import tracking
 from mde.cluster.fit import FitJob, fit
 from mde.cluster.session import ClusterConfig
 from mde.config import load_section
@@ -15,6 +14,7 @@ from mde.files import fresh_folder, write_json
 from mde.layout import Layout
 from mde.provenance import Provenance
 from mde.storage import Storage, join_uri, open_storage
+from mde.tracking.follow import follow
 from mde.train.checkpoints import RunConfig, checkpoint_names
 from mde.variants import load_variant
 from pipelines._stage import PARAMS, ROOT, Params, Root, Variant, run
@@ -38,7 +38,7 @@ def main(
     storage = open_storage(join_uri(runs, f"{variant}-{provenance.fingerprint}"))
     if not resume:
         _delete_checkpoints(storage)
-    with tracking.follow(layout.root, storage.uri, provenance, anew=not resume) as tracked:
+    with follow(layout.root, storage.uri, provenance, anew=not resume) as tracked:
         checkpoint = fit(FitJob(config, data, storage.uri, cluster, provenance.as_dict(), keep))
         with fresh_folder(model) as folder:
             shutil.copytree(checkpoint, folder / "checkpoint")

@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from mde.cluster.security import ALLOW_OPEN, ask, token_place
 from mde.cluster.session import ClusterConfig, check_resources, connect
 from mde.config import load_section
-from mde.doctor import Finding, Scope
+from mde.doctor.examination import Finding, Scope
 from mde.errors import InputError
 from mde.storage import join_uri, open_storage
 

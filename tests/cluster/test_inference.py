@@ -14,7 +14,7 @@ import torch
 from typer import Typer
 from typer.testing import CliRunner
 
-from mde.cli_infer import predict_dataset
+from mde.cli.infer import predict_dataset
 from mde.cluster.inference import ActorPool, check_pool
 from mde.cluster.session import ClusterConfig
 from mde.data.convert import convert, run_one_by_one

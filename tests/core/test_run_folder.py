@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from mde import lease, tracking
 from mde.errors import InputError
-from mde.lease import Lease
-from mde.run_folder import Artifacts, Delivered, End, RunFolder, run_folders
 from mde.storage import FolderStorage, open_storage
+from mde.tracking import follow, lease
+from mde.tracking.lease import Lease
+from mde.tracking.run_folder import Artifacts, Delivered, End, RunFolder, run_folders
 from mde.train.journal import Journal, segments
 
 WHAT = ("toy", {"lr": "0.5"}, {"variant": "toy"})
@@ -215,4 +215,4 @@ def raised_from(cause: BaseException) -> BaseException:
     ],
 )
 def test_how_a_run_ended_is_read_from_its_exception(error: BaseException, status: str) -> None:
-    assert tracking.status_of(error) == status
+    assert follow.status_of(error) == status

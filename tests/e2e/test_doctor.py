@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mde.doctor import Check, Examination, Finding, Scope
-from mde.doctor_machine import check_disk, check_libraries, check_machine, check_mlflow
-from mde.doctor_torch import check_collectives, check_torch
+from mde.doctor.examination import Check, Examination, Finding, Scope
+from mde.doctor.machine_checks import check_disk, check_libraries, check_machine, check_mlflow
+from mde.doctor.torch_checks import check_collectives, check_torch
 from tests.conftest import PARAMS, REPOSITORY
 from tests.e2e.ray_cluster import free_ports
 
@@ -25,7 +25,7 @@ def scope(tmp_path: Path) -> Scope:
 
 
 def doctor(scope: Scope, *options: str, **changes: str) -> subprocess.CompletedProcess[str]:
-    code = "import typer; from mde.cli_doctor import doctor; typer.run(doctor)"
+    code = "import typer; from mde.cli.doctor import doctor; typer.run(doctor)"
     places = ("--root", str(scope.root), "--params", str(scope.params))
     kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     return subprocess.run(

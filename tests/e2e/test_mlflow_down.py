@@ -21,12 +21,12 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from mde.cli_track import track_app
-from mde.delivery import KEY_TAG, run_id_of
+from mde.cli.track import track_app
 from mde.errors import InputError
 from mde.files import read_json, write_json
-from mde.run_folder import RunFolder
 from mde.storage import open_storage
+from mde.tracking.delivery import KEY_TAG, run_id_of
+from mde.tracking.run_folder import RunFolder
 from mde.train.journal import Journal, read_segment, segments
 from tests.conftest import REPOSITORY
 
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.e2e
 TRAINING = """
 import sys
 from pathlib import Path
-from mde import tracking
+from mde.tracking.follow import follow
 from mde.files import write_json
 from mde.provenance import Provenance
 from mde.storage import open_storage
@@ -44,7 +44,7 @@ from mde.train.journal import Journal
 
 root, folder = Path(sys.argv[1]), Path(sys.argv[2])
 variant = {"name": "toy", "dataset": "none", "model": {"family": "toy"}, "recipe": {"lr": 0.5}}
-with tracking.follow(root, folder, Provenance(variant, "0" * 64, "0123abc", "1.0")) as run:
+with follow(root, folder, Provenance(variant, "0" * 64, "0123abc", "1.0")) as run:
     journal = Journal(open_storage(folder))
     print(run.key, flush=True)
     for line in sys.stdin:
@@ -369,8 +369,8 @@ def test_a_courier_that_is_killed_is_replaced_at_the_end(server: Server, tmp_pat
 DYING = """
 import os, signal, sys
 from pathlib import Path
-from mde.delivery import Delivery
-from mde.run_folder import RunFolder
+from mde.tracking.delivery import Delivery
+from mde.tracking.run_folder import RunFolder
 from mde.storage import open_storage
 
 class Dying(RunFolder):
@@ -419,7 +419,7 @@ def test_nothing_is_doubled_when_delivery_is_killed_before_it_remembers(
 def test_two_syncs_at_once_double_nothing(server: Server, tmp_path: Path) -> None:
     server.start()
     folder, key = waiting_run(tmp_path, 400)
-    command = [sys.executable, "-c", "from mde.cli_track import track_app; track_app()", "sync"]
+    command = [sys.executable, "-c", "from mde.cli.track import track_app; track_app()", "sync"]
     both = [subprocess.Popen([*command, "--root", str(tmp_path)], cwd=REPOSITORY) for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0]
     run, found = in_mlflow(key)

@@ -26,7 +26,7 @@ from mlflow import MlflowClient
 from mde.errors import InputError
 from mde.files import file_sha256
 from mde.registry import fetch_version, register
-from mde.tracking import connect
+from mde.tracking.store import connect
 from mde.train.checkpoint import save_checkpoint
 
 pytestmark = pytest.mark.e2e

@@ -18,10 +18,10 @@ from mlflow.exceptions import MlflowException
 
 from mde.errors import InputError
 from mde.files import file_sha256, read_json
-from mde.lease import Lease
-from mde.run_folder import Artifacts, Delivered, End, RunFolder, RunRecord, Status
 from mde.storage import open_storage
-from mde.tracking import EXPERIMENT, connect, tracking_uri
+from mde.tracking.lease import Lease
+from mde.tracking.run_folder import Artifacts, Delivered, End, RunFolder, RunRecord, Status
+from mde.tracking.store import EXPERIMENT, connect, tracking_uri
 from mde.train.journal import Point, read_segment
 
 KEY_TAG = "mde.run_key"

@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mde.cli_doctor import doctor
-from mde.cli_infer import predict_dataset
-from mde.cli_recipes import recipe
-from mde.cli_track import track_app
+from mde.cli.doctor import doctor
+from mde.cli.infer import predict_dataset
+from mde.cli.recipes import recipe
+from mde.cli.track import track_app
 from mde.errors import explained
 
 # What fits into 80 columns; the report has all.
@@ -62,7 +62,7 @@ def summary(root: Path = Path("."), debug: Debug = False) -> None:
     """Print the variants with their metrics, and where to look further."""
     from mde.layout import Layout
     from mde.report import read_summaries, tables
-    from mde.tracking import tracking_uri
+    from mde.tracking.store import tracking_uri
 
     console, layout = Console(), Layout(root)
     with explained(debug):
@@ -167,7 +167,3 @@ def show(
             rows = pick_rows(folder, manifest, n, split, seed)
         save_sheet(draw_sheet(name, manifest, rows), out)
         print(f"{out.resolve()} ({len(rows)} of {sum(manifest.counts.values())} rows)")
-
-
-if __name__ == "__main__":
-    app()

@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from mde.doctor import Finding, Scope
+from mde.doctor.examination import Finding, Scope
 
 LIMIT_S = 40
 

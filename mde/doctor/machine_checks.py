@@ -16,7 +16,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from mde.doctor import Finding, Scope
+from mde.doctor.examination import Finding, Scope
 
 GIB = 2**30
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"

@@ -1,8 +1,8 @@
 """The courier: a process beside a training that delivers its journal to MLflow.
 
-`python -m mde.courier ROOT FOLDER CLAIM`, started by `mde.tracking.follow` with a pipe for input.
-A line `{"status": …, "artifacts": …}` tells how the training ended; the pipe's end without one
-tells that it was killed.
+`python -m mde.tracking.courier ROOT FOLDER CLAIM`, started by `mde.tracking.follow` with a pipe for
+input. A line `{"status": …, "artifacts": …}` tells how the training ended; the pipe's end without
+one tells that it was killed.
 """
 
 import json
@@ -13,11 +13,11 @@ import sys
 import time
 from pathlib import Path
 
-from mde.delivery import Delivery, claim_text
-from mde.lease import Lease
-from mde.run_folder import Artifacts, End, RunFolder
 from mde.storage import open_storage
-from mde.tracking import tracking_uri
+from mde.tracking.delivery import Delivery, claim_text
+from mde.tracking.lease import Lease
+from mde.tracking.run_folder import Artifacts, End, RunFolder
+from mde.tracking.store import tracking_uri
 
 POLL_S = 1.0
 MAX_BACKOFF_S = 30.0

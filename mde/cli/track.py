@@ -10,7 +10,7 @@ from rich.table import Table
 from mde.errors import explained
 
 if TYPE_CHECKING:
-    from mde.run_folder import RunFolder
+    from mde.tracking.run_folder import RunFolder
 
 track_app = typer.Typer(help="Metrics that MLflow does not have yet.", no_args_is_help=True)
 
@@ -27,8 +27,8 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 @track_app.command()
 def sync(places: Places = None, root: Root = Path("."), debug: Debug = False) -> None:
     """Deliver what waits, and end the runs that were killed; exit code 1 when some is left."""
-    from mde import delivery
     from mde.errors import InputError
+    from mde.tracking import delivery
 
     left = values = 0
     with explained(debug):
@@ -69,7 +69,7 @@ def status(places: Places = None, root: Root = Path("."), debug: Debug = False) 
 
 def _folders(places: list[str] | None, root: Path) -> "list[RunFolder]":
     from mde.layout import Layout
-    from mde.run_folder import run_folders
+    from mde.tracking.run_folder import run_folders
 
     uris = places or [str(Layout(root.resolve()).checkpoints)]
     return [folder for uri in uris for folder in run_folders(uri)]

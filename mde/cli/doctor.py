@@ -13,7 +13,7 @@ from rich.text import Text
 from mde.errors import InputError, explained
 
 if TYPE_CHECKING:
-    from mde.doctor import Check, Finding, Scope
+    from mde.doctor.examination import Check, Finding, Scope
 
 STYLES = {"fail": "bold red", "warn": "yellow", "ok": "green"}
 PARAMS, ROOT = Path("params.yaml"), Path(".")
@@ -32,7 +32,7 @@ def doctor(
 
     It joins the Ray of RAY_ADDRESS, or starts one for the check.
     """
-    from mde.doctor import worst_first
+    from mde.doctor.examination import worst_first
 
     with explained(debug):
         findings = worst_first(_examine(_scope(params, root), _checks()))
@@ -46,7 +46,7 @@ def doctor(
 
 def _scope(params: Path, root: Path) -> "Scope":
     from mde.config import load_section
-    from mde.doctor import Scope
+    from mde.doctor.examination import Scope
     from mde.layout import Layout
     from mde.train.checkpoints import RunConfig
 
@@ -59,26 +59,25 @@ def _scope(params: Path, root: Path) -> "Scope":
 
 
 def _checks() -> "list[Check]":
-    from mde import doctor_machine as machine
-    from mde import doctor_torch
     from mde.cluster.doctor import check_ray
-    from mde.doctor import Check
+    from mde.doctor import machine_checks, torch_checks
+    from mde.doctor.examination import Check
 
     # The slowest first, as two run at a time.
     return [
         Check("ray", check_ray, 150),
-        Check("libraries", machine.check_libraries),
-        Check("machine", machine.check_machine),
-        Check("disk", machine.check_disk),
-        Check("mlflow", machine.check_mlflow, 30),
-        Check("tools", machine.check_tools),
-        Check("torch", doctor_torch.check_torch, 90),
-        Check("collectives", doctor_torch.check_collectives, 90),
+        Check("libraries", machine_checks.check_libraries),
+        Check("machine", machine_checks.check_machine),
+        Check("disk", machine_checks.check_disk),
+        Check("mlflow", machine_checks.check_mlflow, 30),
+        Check("tools", machine_checks.check_tools),
+        Check("torch", torch_checks.check_torch, 90),
+        Check("collectives", torch_checks.check_collectives, 90),
     ]
 
 
 def _examine(scope: "Scope", checks: "list[Check]") -> "list[Finding]":
-    from mde.doctor import Examination
+    from mde.doctor.examination import Examination
 
     found: dict[str, list[Finding]] = {}
     examination = Examination(scope)

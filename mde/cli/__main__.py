@@ -1,0 +1,5 @@
+"""`python -m mde.cli` is `mde`."""
+
+from mde.cli import app
+
+app()

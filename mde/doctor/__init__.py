@@ -1,0 +1,1 @@
+"""What `mde doctor` looks at, each check in a process of its own."""

@@ -65,8 +65,8 @@ def connect() -> None:
     """
     if ray.is_initialized():
         return
-    # `report` waits for the controller's next look: 2 s by default.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    # Every 2 s by default: so long a run's end, or a worker's, would go unnoticed.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")
     # A cold disk needs more than the default minute to import torch in every worker.
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "300")
     # Else every line that a worker prints comes twice.
@@ -82,6 +82,9 @@ def connect() -> None:
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         # After 1 s by default, so that every epoch would wait for a new decode process to start.
         os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "120000")
+        # Nobody collects them from a Ray that ends with the run.
+        os.environ.setdefault("RAY_enable_metrics_collection", "0")
+        os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
         # Nobody is told its address; `ray start --head` gives one that outlives the run.
         options = {"include_dashboard": False}
     else:

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import progress
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from mde.cli.doctor import doctor
@@ -50,7 +50,7 @@ def check(params: Path = Path("params.yaml"), debug: Debug = False) -> None:
         datasets = content.get("datasets") or {}
         sizes = {name: load_source_config(params, name).size for name in datasets}
         variants = content.get("variants") or {}
-        for name in track(variants, description="networks", transient=True):
+        for name in progress.track(variants, description="networks", transient=True):
             variant = load_variant(params, name)
             size = variant.augment.size or sizes[variant.dataset]
             check_networks(variant, size, f"{params}: variants.{name}")

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from mde.cli import app
 from mde.config import load_params
 from mde.data.sources import load_source_config
 from mde.errors import InputError
@@ -57,3 +59,9 @@ def test_networks_that_train_along_are_built_where_the_mode_needs_them():
     objective = build_networks(stereo)
     assert objective.pose is None
     assert objective.mask is not None
+
+
+def test_the_command_checks_all_of_the_shipped_params() -> None:
+    result = CliRunner().invoke(app, ["check", "--params", str(FILES[0])])
+    assert result.exit_code == 0, result.output
+    assert "params.yaml is fine" in result.output.replace("\n", "")

@@ -26,7 +26,7 @@ from mde.data.place import Place, join, show
 from mde.data.shards import ROWS_PER_GROUP, read_manifest, read_row_group
 from mde.errors import InputError
 from mde.models import DepthModel, ModelConfig, build_model
-from mde.schema import SPLITS
+from mde.schema import SPLITS, Flip
 from mde.train.checkpoint import load_model, read_state
 
 BATCH_SIZE = 8
@@ -121,10 +121,12 @@ class BatchPredictor:
     """The model of a checkpoint, loaded where it is first asked for; until then it travels light.
 
     batch_size: images at a time, at most. Other sizes change results by rounding errors alone.
+    flip: as of `DepthModel.predict_depth`.
     """
 
     checkpoint: Path
     batch_size: int = BATCH_SIZE
+    flip: Flip = "none"
 
     @functools.cached_property
     def model(self) -> DepthModel:
@@ -155,7 +157,9 @@ class BatchPredictor:
             for start in range(0, len(names), self.batch_size):
                 chosen = names[start : start + self.batch_size]
                 stack = torch.from_numpy(np.stack([images[name] for name in chosen])).to(device)
-                found = model.predict_depth(stack.permute(0, 3, 1, 2).float() / 255, size)
+                found = model.predict_depth(
+                    stack.permute(0, 3, 1, 2).float() / 255, size, self.flip
+                )
                 depths |= dict(zip(chosen, found[:, 0], strict=True))
         for name, depth in depths.items():
             if not bool(torch.isfinite(depth).all()):

@@ -1,29 +1,55 @@
 """Named, versioned evaluation protocols: what exactly a published number means.
 
-A protocol fixes the mask, the crop, the depth cap, the scaling and the averaging. Numbers of
+A protocol fixes ground truth, mask, crop, cap, scaling, flip, size and averaging. Numbers of
 different protocols are never comparable; a protocol that changes gets a new version.
 """
 
+import difflib
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from mde.metrics import depth_metrics
+from mde.errors import InputError
+from mde.metrics import METRICS, Averaging, bin_metrics, bin_names, depth_metrics
+from mde.schema import Flip
+from mde.structure import structure_metrics, structure_names
 
-Crop = Literal["none", "garg", "eigen_nyu"]
-Scaling = Literal["none", "median"]
+Crop = Literal["none", "garg", "eigen_nyu", "densedepth"]
+Scaling = Literal["none", "median", "stereo"]
+Mask = Literal["range", "positive"]
+Kind = Literal["depth", "disparity"]
+
+STEREO_UNIT_M = 5.4
+"""Metres per unit of networks that are trained with a stereo baseline of 0.1 units (0.54 m)."""
+KITTI_BINS, NYU_BINS = (0.0, 25.0, 50.0, 75.0, 100.0), (0.0, 2.0, 4.0, 6.0, 8.0, 10.0)
+NUM_ERROR_BINS = 200
+KB_CROP = 352, 1216
+FASTDEPTH_SIZE = 224, 224
 
 
 @dataclass(frozen=True)
 class Protocol:
     """One way to compare a predicted with a true depth map.
 
-    min_depth, max_depth: metres; ground truth outside is masked, predictions are clipped to them.
-    crop: `garg` (KITTI, Garg et al. 2016), `eigen_nyu` ([45:471, 41:601] of 480x640) or `none`.
-    scaling: `median` multiplies each prediction by median(target) / median(pred).
-    Averages are over images: each image counts the same.
+    min_depth, max_depth: m; predictions are clipped to them. mask: with `range`, ground truth
+    counts between them, both excluded; with `positive`, wherever it is known.
+    crop: `garg` (KITTI, Garg et al. 2016), `eigen_nyu` ([45:471, 41:601] of 480x640), `densedepth`
+    ([20:460, 24:616] of 480x640) or `none`.
+    scaling: `median` multiplies each prediction by median(target) / median(pred); `stereo` takes
+    predictions that are not in metres as units of 5.4 m.
+    resize: what is resized, bilinearly, when a prediction has not the size of the ground truth.
+    fastdepth_view: only the central 91 % of the image are seen and judged, at 224x224.
+    kb_crop: predictions of 352x1216 px belong to the middle of the ground truth's lower border.
+    flip: what a model's prediction is joined with that of the mirrored image; `mean` of depths, or
+    `ramp`, where each has the border that it sees better (Godard et al. 2017, arXiv:1609.03677).
+    averaging: `image`, each counts the same, or `pixel`. swapped: relative errors are divided by
+    the prediction, as a published evaluator does.
+    ground_truth: what numbers under this name are measured against.
+    data_ranges: of SSIM, m; none where ground truth is too sparse for structure. bins: edges of
+    ranges of true depth, m. error_limit: of the error histogram, m.
     """
 
     name: str
@@ -32,32 +58,137 @@ class Protocol:
     max_depth: float
     crop: Crop
     scaling: Scaling
+    ground_truth: str = ""
+    mask: Mask = "range"
+    resize: Kind = "depth"
+    flip: Flip = "none"
+    averaging: Averaging = "image"
+    swapped: bool = False
+    fastdepth_view: bool = False
+    kb_crop: bool = False
+    depth_png_scale: float = 1000.0
+    data_ranges: tuple[float, ...] = ()
+    bins: tuple[float, ...] = ()
+    error_limit: float = 5.0
 
     @property
     def id(self) -> str:
         """Name and version, as it is logged with every number."""
         return f"{self.name}@{self.version}"
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the metrics of an image: METRICS, then structure, then bins."""
+        structure = structure_names(self.data_ranges) if self.data_ranges else []
+        return [*METRICS, *structure, *bin_names(self.bins)]
+
+    @property
+    def metres_per_unit(self) -> float:
+        """Of predictions that are not in metres."""
+        return STEREO_UNIT_M if self.scaling == "stereo" else 1.0
+
+    @property
+    def error_edges(self) -> Tensor:
+        """Edges (201,) of the bins of signed errors, m."""
+        limit = self.error_limit
+        return torch.linspace(-limit, limit, NUM_ERROR_BINS + 1, dtype=torch.float64)
+
     def valid_mask(self, target: Tensor) -> Tensor:
         """(H,W) bool: pixels of `target` (H,W, m) that count."""
-        valid = (target > self.min_depth) & (target < self.max_depth)
+        if self.mask == "range":
+            valid = (target > self.min_depth) & (target < self.max_depth)
+        else:
+            valid = (target > 0) & torch.isfinite(target)
         top, bottom, left, right = crop_box(self.crop, *target.shape)
         inside = torch.zeros_like(valid)
         inside[top:bottom, left:right] = True
         return valid & inside
 
-    def compare(self, pred: Tensor, target: Tensor) -> dict[str, float]:
-        """Metrics of one image, and under median scaling the `scale` that was applied.
+    def view_target(self, target: Tensor) -> Tensor:
+        """The part of a ground truth (H,W), and the size of it, that is judged."""
+        return fastdepth_view(target) if self.fastdepth_view else target
 
-        pred, target: (H,W) depth in m at the ground truth's size; target 0 = unknown.
-        Raises ValueError when no pixel of the target counts.
+    def fit(self, pred: Tensor, size: tuple[int, int], kind: Kind = "depth") -> Tensor:
+        """A prediction (h,w), depth or disparity, as depth of the size of what is judged.
+
+        size: (H,W) of the ground truth that `view_target` gave.
         """
+        if self.fastdepth_view:
+            pred = fastdepth_view(pred)
+        if self.kb_crop and pred.shape == KB_CROP != size:
+            pred = _paste(pred, size)
+        return resize_prediction(pred, size, kind, self.resize)
+
+    def align(self, pred: Tensor, target: Tensor, metres_per_unit: float = 1.0) -> "Aligned":
+        """Mask, scale and clip.
+
+        pred, target: (H,W) depth at the size of what is judged, target in m, 0 = unknown.
+        metres_per_unit: of pred. Raises ValueError for a target of another size, and when a
+        prediction is not a number at a pixel that counts.
+        """
+        if pred.shape != target.shape:
+            shapes = f"{tuple(pred.shape)} and {tuple(target.shape)}"
+            raise ValueError(f"prediction and ground truth have different sizes: {shapes}")
         valid = self.valid_mask(target)
-        scale = 1.0
+        # Where nothing is valid, `metrics` says so.
+        if bool(torch.isnan(pred[valid]).any()):
+            raise ValueError(f"{int(torch.isnan(pred[valid]).sum())} predicted pixels are NaN")
+        scale = metres_per_unit
         if self.scaling == "median" and bool(valid.any()):
             scale = float(_median(target[valid]) / _median(pred[valid]))
-        pred = (pred * scale).clamp(self.min_depth, self.max_depth)
-        return {**depth_metrics(pred, target, valid), "scale": scale}
+            if not 0 < scale < float("inf"):
+                raise ValueError("median scaling needs predictions with a positive, finite median")
+        scaled = pred * scale
+        clipped = scaled.clamp(self.min_depth, self.max_depth)
+        return Aligned(self, clipped, target, valid, scale, scaled)
+
+    def compare(
+        self, pred: Tensor, target: Tensor, metres_per_unit: float = 1.0
+    ) -> dict[str, float | None]:
+        """What `Aligned.metrics` gives of what `align` gives; raises as both do."""
+        return self.align(pred, target, metres_per_unit).metrics()
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """A prediction as a protocol sees it.
+
+    pred: (H,W) depth in m, scaled and clipped; target: (H,W), valid: (H,W) bool. scale: what the
+    prediction was multiplied with. unclipped: (H,W).
+    """
+
+    protocol: Protocol
+    pred: Tensor
+    target: Tensor
+    valid: Tensor
+    scale: float
+    unclipped: Tensor
+
+    def metrics(self) -> dict[str, float | None]:
+        """All metrics of the protocol by name; `scale`, `clipped`, `pixels` and `log_bias`.
+
+        clipped: the share of valid pixels whose prediction was outside the protocol's range.
+        Raises ValueError when no pixel of the target counts.
+        """
+        of = self.protocol
+        pair = (self.target, self.pred) if of.swapped else (self.pred, self.target)
+        values: dict[str, float | None] = {**depth_metrics(*pair, self.valid)}
+        if of.data_ranges:
+            top, bottom, left, right = crop_box(of.crop, *self.target.shape)
+            pred, target, valid = (
+                x[top:bottom, left:right] for x in (self.pred, self.target, self.valid)
+            )
+            values |= structure_metrics(pred, target, valid, of.data_ranges)
+        values |= bin_metrics(self.pred, self.target, self.valid, of.bins)
+        clipped = (self.unclipped != self.pred)[self.valid].double().mean()
+        return {**values, "scale": self.scale, "clipped": float(clipped)}
+
+    def error_histogram(self) -> Tensor:
+        """Counts (200,) int64 of valid pixels by signed error; beyond the limit, at the ends."""
+        edges = self.protocol.error_edges.to(self.pred.device)
+        error = (self.pred - self.target)[self.valid].double()
+        bins = torch.bucketize(error, edges[1:-1], right=True)
+        return torch.bincount(bins, minlength=NUM_ERROR_BINS)
 
 
 def _median(values: Tensor) -> Tensor:
@@ -74,20 +205,123 @@ def crop_box(crop: Crop, height: int, width: int) -> tuple[int, int, int, int]:
             int(0.40810811 * height), int(0.99189189 * height),
             int(0.03594771 * width), int(0.96405229 * width),
         )  # fmt: skip
-    if crop == "eigen_nyu":
+    if crop in ("eigen_nyu", "densedepth"):
         if (height, width) != (480, 640):
-            raise ValueError(f"crop 'eigen_nyu' is defined at 480x640, found {height}x{width}")
-        return 45, 471, 41, 601
+            raise ValueError(f"crop '{crop}' is defined at 480x640, found {height}x{width}")
+        return (45, 471, 41, 601) if crop == "eigen_nyu" else (20, 460, 24, 616)
     return 0, height, 0, width
 
 
+def resize_prediction(pred: Tensor, size: tuple[int, int], kind: Kind, resized: Kind) -> Tensor:
+    """A prediction (h,w) of a kind → depth (H,W); the `resized` kind is what is interpolated."""
+    if kind != resized and pred.shape != size:
+        pred, kind = 1 / pred, resized
+    if pred.shape != size:
+        pred = F.interpolate(pred[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+    return 1 / pred if kind == "disparity" else pred
+
+
+def fastdepth_view(depth: Tensor) -> Tensor:
+    """Depth (H,W) → its central part at 224x224, as FastDepth's validation sees it.
+
+    To 250 rows, the central 228x304, to 224x224; always the nearest pixel. A map of 224x224 is
+    taken for one that has been through this. Source: Wofk et al. 2019, arXiv:1903.03273.
+    """
+    if depth.shape == FASTDEPTH_SIZE:
+        return depth
+    height, width = depth.shape
+    rows = _nearest(228, 224) + 11
+    columns = _nearest(304, 224) + 14
+    return depth[_nearest(height, 250)[rows]][:, _nearest(width, width * 250 // height)[columns]]
+
+
+def fastdepth_box(height: int, width: int) -> tuple[int, int, int, int]:
+    """The central part of an image that `fastdepth_view` keeps: top, bottom, left, right, px."""
+    bounds = (11 / 250 * height, 239 / 250 * height, 14 / 333 * width, 318 / 333 * width)
+    top, bottom, left, right = (round(bound) for bound in bounds)
+    return top, bottom, left, right
+
+
+def _nearest(old: int, new: int) -> Tensor:
+    """Which of `old` pixels each of `new` pixels takes."""
+    return ((torch.arange(new, dtype=torch.float64) + 0.5) * old / new).long()
+
+
+def _paste(pred: Tensor, size: tuple[int, int]) -> Tensor:
+    height, width = size
+    if height < KB_CROP[0] or width < KB_CROP[1]:
+        raise ValueError(f"a prediction of 352x1216 does not fit into {height}x{width}")
+    top, left = height - KB_CROP[0], (width - KB_CROP[1]) // 2
+    # Outside lies nothing that the Garg crop keeps.
+    whole = torch.ones(size, dtype=pred.dtype, device=pred.device)
+    whole[top : top + KB_CROP[0], left : left + KB_CROP[1]] = pred
+    return whole
+
+
+VELODYNE = "projected Velodyne points; published numbers have their forward distance as depth"
+ANNOTATED = "annotated depth maps of the KITTI depth benchmark"
+
+
+def _kitti(name: str, scaling: Scaling, **others: object) -> Protocol:
+    settings: dict[str, object] = {
+        "ground_truth": VELODYNE, "resize": "disparity", "depth_png_scale": 256.0,
+        "bins": KITTI_BINS, "error_limit": 20.0, "crop": "garg", **others,
+    }  # fmt: skip
+    return Protocol(name, 1, 1e-3, 80.0, scaling=scaling, **settings)  # type: ignore[arg-type]
+
+
+def _nyu(name: str, ground_truth: str, **others: object) -> Protocol:
+    settings: dict[str, object] = {
+        "crop": "none", "scaling": "none", "max_depth": 10.0, "bins": NYU_BINS,
+        # 10 m is the depth range; 255 is the default of a library that published numbers have used.
+        "data_ranges": (10.0, 255.0), **others,
+    }  # fmt: skip
+    return Protocol(name, 1, 1e-3, ground_truth=ground_truth, **settings)  # type: ignore[arg-type]
+
+
+FILLED, RAW = "depth with filled holes", "raw depth of the sensor, holes left out"
 PROTOCOLS = {
     protocol.name: protocol
     for protocol in (
-        Protocol("nyu_labeled", 1, 1e-3, 10.0, "none", "none"),
-        Protocol("nyu_eigen", 1, 1e-3, 10.0, "eigen_nyu", "none"),
-        # Stereo-trained models are metric, so nothing is scaled.
-        Protocol("kitti_eigen_stereo", 1, 1e-3, 80.0, "garg", "none"),
-        Protocol("kitti_eigen_mono", 1, 1e-3, 80.0, "garg", "median"),
+        _kitti("kitti_eigen_mono", "median"),
+        _kitti("kitti_eigen_mono_pp", "median", flip="ramp"),
+        _kitti("kitti_eigen_stereo", "stereo"),
+        _kitti("kitti_eigen_stereo_pp", "stereo", flip="ramp"),
+        _kitti(
+            "kitti_benchmark", "median", ground_truth=ANNOTATED, mask="positive", crop="none"
+        ),
+        _kitti(
+            "kitti_benchmark_stereo", "stereo", ground_truth=ANNOTATED, mask="positive", crop="none"
+        ),
+        _kitti(
+            "kitti_eigen_supervised", "none", ground_truth=ANNOTATED, kb_crop=True, resize="depth"
+        ),
+        _nyu("nyu_labeled", FILLED),
+        _nyu("nyu_eigen", RAW, crop="eigen_nyu", flip="mean"),
+        _nyu("nyu_eigen_median", RAW, crop="eigen_nyu", flip="mean", scaling="median"),
+        _nyu("nyu_densedepth", FILLED, crop="densedepth", flip="mean", mask="positive"),
+        # As the published evaluator counts: all pixels pooled, divided by the prediction.
+        _nyu(
+            "nyu_densedepth_pooled", FILLED, crop="densedepth", flip="mean", mask="positive",
+            averaging="pixel", swapped=True,
+        ),
+        _nyu(
+            "nyu_fastdepth", FILLED, fastdepth_view=True, mask="positive", max_depth=float("inf")
+        ),
     )
-}
+}  # fmt: skip
+
+
+def find_protocol(name: str) -> Protocol:
+    """The protocol of a name such as `nyu_eigen`, or of an id such as `nyu_eigen@1`.
+
+    Raises InputError that names the nearest one, and all of them.
+    """
+    found = PROTOCOLS.get(name.partition("@")[0])
+    if found is None:
+        near = difflib.get_close_matches(name, PROTOCOLS, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ";"
+        raise InputError(f"no protocol '{name}'{hint} there are: {', '.join(PROTOCOLS)}")
+    if "@" in name and name != found.id:
+        raise InputError(f"protocol '{name}': this is another version; here it is {found.id}")
+    return found

@@ -9,11 +9,9 @@ from mde.data.shards import read_manifest
 from mde.errors import InputError
 from mde.files import read_json
 from mde.layout import Layout
-from mde.metrics import HIGHER_IS_BETTER, METRICS
+from mde.metrics import METRICS, UNITS, higher_is_better
 from mde.train.checkpoint import read_state
 from mde.visualize import draw_history, figure_to_png
-
-UNITS = {"sq_rel": "m", "rmse": "m", "mae": "m"}
 
 
 def write_report(layout: Layout) -> None:
@@ -57,14 +55,14 @@ def _table(key: tuple[str, ...], summaries: list[dict[str, Any]]) -> dict[str, A
     best = {}
     for name in METRICS:
         values = [s["metrics"][name] for s in summaries]
-        best[name] = max(values) if name in HIGHER_IS_BETTER else min(values)
+        best[name] = max(values) if higher_is_better(name) else min(values)
     return {
         "dataset": dataset,
         "split": split,
         "protocol": protocol,
         "images": summaries[0]["images"],
         "skipped": len(summaries[0]["skipped"]),
-        "columns": [(name, UNITS.get(name, ""), name in HIGHER_IS_BETTER) for name in METRICS],
+        "columns": [(name, UNITS.get(name, ""), higher_is_better(name)) for name in METRICS],
         "rows": [
             {
                 "name": name,

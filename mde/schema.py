@@ -3,13 +3,15 @@
 Letters, everywhere: B batch, C channels, H height, W width. Units: metres and pixels.
 """
 
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 if TYPE_CHECKING:  # Decode tasks import this module and must not pay for torch.
     from torch import Tensor
 
 SCHEMA_VERSION = 2
 SPLITS = ("train", "val", "test")
+Flip = Literal["none", "mean", "ramp"]
+"""How a prediction is joined with that of the mirrored image; see `DepthModel.predict_depth`."""
 
 
 class Row(TypedDict):

@@ -3,8 +3,11 @@
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from mde.schema import Flip
 
 
 class DepthModel(nn.Module, ABC):
@@ -38,14 +41,26 @@ class DepthModel(nn.Module, ABC):
         Not clamped to the range: training needs a gradient outside of it too.
         """
 
-    def predict_depth(self, image: Tensor, size: tuple[int, ...] | None = None) -> Tensor:
+    def predict_depth(
+        self, image: Tensor, size: tuple[int, ...] | None = None, flip: Flip = "none"
+    ) -> Tensor:
         """Image (B,3,H,W) in [0,1], of any size → depth (B,1,*size), clamped to the depth range.
 
         size: (h, w) of the depth; the image's when None. The native map is resized, bilinearly,
         before it becomes depth: published KITTI numbers resize disparity.
+        flip: how it is joined with the prediction of the mirrored image, mirrored back: `mean` of
+        depths, or `ramp`, see `join_by_ramp`.
         """
-        native = resize_map(self(self.fit_size(image))[0], size or image.shape[-2:])
-        return self.native_to_depth(native.float()).clamp(self.min_depth, self.max_depth)
+        size = tuple(size or image.shape[-2:])
+        if flip == "mean":
+            mirrored = self.predict_depth(image.flip(-1), size).flip(-1)
+            return (self.predict_depth(image, size) + mirrored) / 2
+        fitted = self.fit_size(image)
+        native = self(fitted)[0].float()
+        if flip == "ramp":
+            native = join_by_ramp(native, self(fitted.flip(-1))[0].float().flip(-1))
+        depth = self.native_to_depth(resize_map(native, size))
+        return depth.clamp(self.min_depth, self.max_depth)
 
     def fit_size(self, image: Tensor) -> Tensor:
         """Resize an image to the nearest size that `forward` takes, with antialiasing."""
@@ -80,6 +95,19 @@ class SkipAddition(nn.Module):
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """Map (B,C,h,w), skip (B,C_skip,h,w) → (B,C,h,w)."""
         return x + self.projection(skip) if skip.shape[1] else x
+
+
+def join_by_ramp(native: Tensor, mirrored: Tensor) -> Tensor:
+    """Join native maps (B,C,H,W) of an image and of its mirror image, which is mirrored back.
+
+    Their mean, but for the left twentieth, where objects hide what a left camera's network could
+    learn from: there it is the mirror image's map, to the right the other one, with ramps between.
+    Source: Godard et al. 2017, arXiv:1609.03677, sec. 3.4.
+    """
+    x = torch.linspace(0, 1, native.shape[-1], dtype=native.dtype, device=native.device)
+    left = 1 - (20 * (x - 0.05)).clamp(0, 1)
+    right = left.flip(0)
+    return right * native + left * mirrored + (1 - left - right) * (native + mirrored) / 2
 
 
 def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:

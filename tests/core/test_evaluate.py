@@ -16,18 +16,19 @@ from mde.data.codecs import decode_depth, decode_image, encode_depth
 from mde.data.frames import Rejected
 from mde.data.shards import Manifest, file_sha256, read_rows, write_manifest, write_shard
 from mde.errors import InputError
-from mde.evaluate import evaluate, write_evaluation
+from mde.evaluate import error_histogram, evaluate, write_evaluation
 from mde.inference import RowGroup, Work, load_depth_model, row_groups, run_one_by_one
 from mde.metrics import METRICS
 from mde.models import ModelConfig, build_model
 from mde.predictions import predict_split, read_prediction_manifest, read_predictions
-from mde.protocols import PROTOCOLS
+from mde.protocols import PROTOCOLS, Protocol
 from mde.schema import Row
-from mde.scoring import PER_IMAGE_SCHEMA, RandomDepth
+from mde.scoring import RandomDepth, per_image_schema
 from mde.train.checkpoint import save_model
 from tests.conftest import flip_a_bit
 
 PROTOCOL = PROTOCOLS["kitti_eigen_mono"]
+WHOLE = Protocol("whole", 1, 1e-3, 20.0, "none", "none")
 MODEL = ModelConfig("fastdepth", "mobilenet_v1", "scratch", 0.5, 20.0)
 NO_DEPTH, TOO_FAR = "sample_0003", "sample_0007"
 
@@ -91,9 +92,11 @@ def test_every_image_is_scored_as_it_would_be_alone(checkpoint: Path, data: Path
         with torch.inference_mode():
             depth = model.predict_depth(image, size)[0, 0]
         target = torch.from_numpy(decode_depth(row["gt_depth"] or b"", *size, row["depth_scale"]))
-        assert {name: values[name] for name in (*METRICS, "scale")} == pytest.approx(
-            PROTOCOL.compare(depth, target), rel=1e-4
-        )
+        for name, expected in PROTOCOL.compare(depth, target).items():
+            if expected is None:
+                assert values[name] is None
+            else:
+                assert values[name] == pytest.approx(expected, rel=1e-4, abs=1e-6), name
         constant = PROTOCOL.compare(torch.full(size, 8.0), target)
         assert values["constant_rmse"] == pytest.approx(constant["rmse"], rel=1e-9)
         assert values["constant_scale"] == pytest.approx(constant["scale"], rel=1e-9)
@@ -117,12 +120,56 @@ def test_the_table_keeps_the_stored_order_and_the_means_are_its_means(
         assert summary["baselines"]["random"][name] == pytest.approx(sum(values) / 38, rel=1e-12)
 
 
+def test_median_scaled_results_tell_the_scale_and_its_spread(checkpoint: Path, data: Path) -> None:
+    evaluation = evaluate(checkpoint, data, PROTOCOL, num_panels=0, num_extremes=0)
+    scales = np.array([s for s in evaluation.per_image["scale"].to_pylist() if s is not None])
+    found = evaluation.summary["scale"]
+    assert found["median"] == pytest.approx(np.median(scales), rel=1e-12)
+    assert found["spread"] == pytest.approx(np.std(scales / np.median(scales)), rel=1e-9)
+    unscaled = evaluate(checkpoint, data, WHOLE, num_panels=0, num_extremes=0)
+    assert "scale" not in unscaled.summary
+
+
+def test_a_test_set_is_its_names_and_ground_truths_whatever_the_model(
+    checkpoint: Path, data: Path, tmp_path: Path
+) -> None:
+    def of(folder: Path) -> str:
+        found = evaluate(folder, data, WHOLE, num_panels=0, num_extremes=0).summary
+        return str(found["test_sha256"])
+
+    def spoil(model: torch.nn.Module) -> None:
+        list(model.parameters())[-1].data.fill_(0.3)
+
+    before = of(checkpoint)
+    assert of(write_checkpoint(tmp_path / "other", spoil)) == before
+    manifest = json.loads((data / "manifest.json").read_text())
+    manifest["shards"].pop()
+    (data / "manifest.json").write_text(json.dumps(manifest))
+    assert of(checkpoint) != before
+
+
+def test_a_model_up_to_scale_needs_a_protocol_that_scales(tmp_path: Path, data: Path) -> None:
+    model = ModelConfig("monodepth2", "resnet18", "scratch", 0.1, 100.0, metric=False)
+    folder = tmp_path / "relative"
+    folder.mkdir()
+    variant = {"name": "relative", "model": asdict(model)}
+    save_model(folder, build_model(model), {"variant": variant, "data_sha256": "0" * 64})
+    with pytest.raises(InputError, match=r"right up to a factor, and whole@1 does not scale"):
+        evaluate(folder, data, WHOLE)
+
+
+def test_the_error_histogram_has_every_pixel_once(checkpoint: Path, data: Path) -> None:
+    evaluation = evaluate(checkpoint, data, PROTOCOL, num_panels=0, num_extremes=0)
+    pixels = sum(n for n in evaluation.per_image["pixels"].to_pylist() if n is not None)
+    assert int(error_histogram(evaluation.per_image).sum()) == pixels
+
+
 def test_the_size_of_batches_changes_no_result(checkpoint: Path, data: Path) -> None:
     tables = [
         evaluate(checkpoint, data, PROTOCOL, num_panels=0, batch_size=n).per_image
         for n in (1, 3, 16)
     ]
-    for name in PER_IMAGE_SCHEMA.names[3:]:
+    for name in [field.name for field in per_image_schema(PROTOCOL) if field.type == pa.float64()]:
         columns = [np.array(table[name].to_pylist(), float) for table in tables]
         for other in columns[1:]:
             np.testing.assert_allclose(other, columns[0], rtol=1e-5, atol=1e-6)
@@ -139,7 +186,7 @@ def test_random_depth_is_a_function_of_the_sample_alone() -> None:
 def test_an_evaluation_is_written_for_people_and_programs(
     checkpoint: Path, data: Path, tmp_path: Path
 ) -> None:
-    evaluation = evaluate(checkpoint, data, PROTOCOL, num_panels=3)
+    evaluation = evaluate(checkpoint, data, PROTOCOL, num_panels=3, num_extremes=1)
     for name in ("first", "second"):
         (tmp_path / name).mkdir()
         write_evaluation(tmp_path / name, evaluation)
@@ -150,7 +197,7 @@ def test_an_evaluation_is_written_for_people_and_programs(
     summary = json.loads((tmp_path / "first/metrics.json").read_text())
     assert summary["metrics"] == evaluation.summary["metrics"]
     assert [path.name for path in sorted((tmp_path / "first/panels").iterdir())] == [
-        "00.png", "01.png", "02.png",
+        "best-00.png", "spread-00.png", "spread-01.png", "spread-02.png", "worst-00.png",
     ]  # fmt: skip
     for name in ("metrics.json", "per_image.parquet"):
         assert file_sha256(tmp_path / "first" / name) == file_sha256(tmp_path / "second" / name)
@@ -161,9 +208,13 @@ def test_panels_are_spread_over_the_scored_images_and_show_their_numbers(
 ) -> None:
     evaluation = evaluate(checkpoint, data, PROTOCOL, num_panels=6)
     rows = {row["sample_id"]: row for row in evaluation.per_image.to_pylist()}
-    assert [panel.sample_id for panel in evaluation.panels] == [
-        f"sample_{i:04d}" for i in (0, 9, 17, 24, 32, 39)
-    ]
+    shown = {choice: [] for choice in ("spread", "worst", "best")}
+    for panel in evaluation.panels:
+        shown[panel.choice].append(panel.sample_id)
+    assert shown["spread"] == [f"sample_{i:04d}" for i in (0, 9, 17, 24, 32, 39)]
+    scored = [row for row in rows.values() if row["skipped"] is None]
+    ranked = [row["sample_id"] for row in sorted(scored, key=lambda row: row["abs_rel"])]
+    assert (shown["best"], shown["worst"]) == (ranked[:3], ranked[:-4:-1])
     for panel in evaluation.panels:
         values = PROTOCOL.compare(torch.from_numpy(panel.pred), torch.from_numpy(panel.target))
         assert values["abs_rel"] == pytest.approx(rows[panel.sample_id]["abs_rel"], rel=1e-4)

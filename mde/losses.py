@@ -83,12 +83,15 @@ def densedepth(pred: Tensor, target: Tensor, valid: Tensor, data_range: float = 
     return DENSEDEPTH_L1_WEIGHT * masked_mean(error.abs(), valid) + gradients + structure
 
 
-def ssim(pred: Tensor, target: Tensor, valid: Tensor, data_range: float) -> tuple[Tensor, Tensor]:
+def ssim(
+    pred: Tensor, target: Tensor, valid: Tensor, data_range: float | Tensor
+) -> tuple[Tensor, Tensor]:
     """Structural similarity in windows of 11x11 px, Gaussian with sigma 1.5 px.
 
     Invalid pixels weigh nothing and the weights of the others are scaled to 1, so that the values
     are the usual ones where all are valid. Returns the map (B,1,H-10,W-10) of windows inside the
     image, and which of them have a valid pixel in the middle; the others mean nothing.
+    data_range: one, or those of R maps of one image as (R,1,1,1), which makes the map (R,1,…).
     Source: Wang et al. 2004, doi:10.1109/TIP.2003.819861, eq. 13, K1 = 0.01, K2 = 0.03.
     """
     if min(pred.shape[-2:]) < SSIM_WINDOW:

@@ -36,9 +36,7 @@ def structure_metrics(
     Only windows around valid pixels count (SSIM), and pixels all of whose neighbours are valid
     (edges). None where nothing counts: where there is no edge at all, for instance.
     """
-    values: dict[str, float | None] = {}
-    for data_range in data_ranges:
-        values[f"mssim_range{data_range:g}"] = _mean_ssim(pred, target, valid, data_range)
+    values = _mean_ssim(pred, target, valid, data_ranges)
     known = _all_neighbours_valid(valid)
     steps = [sobel_magnitude(torch.where(valid, depth, 0.0)) for depth in (pred, target)]
     for kind, (divisor, threshold) in EDGES.items():
@@ -59,12 +57,18 @@ def sobel_magnitude(depth: Tensor) -> Tensor:
     return gradients[0].square().sum(0).sqrt()
 
 
-def _mean_ssim(pred: Tensor, target: Tensor, valid: Tensor, data_range: float) -> float | None:
+def _mean_ssim(
+    pred: Tensor, target: Tensor, valid: Tensor, data_ranges: tuple[float, ...]
+) -> dict[str, float | None]:
+    names = [f"mssim_range{data_range:g}" for data_range in data_ranges]
     if min(pred.shape) < SSIM_WINDOW:
-        return None
-    maps = pred[None, None], target[None, None], valid[None, None]
-    similarity, windows = ssim(*maps, data_range)
-    return float(similarity[windows].double().mean()) if bool(windows.any()) else None
+        return dict.fromkeys(names)
+    ranges = pred.new_tensor(data_ranges).view(-1, 1, 1, 1)
+    similarity, windows = ssim(pred[None, None], target[None, None], valid[None, None], ranges)
+    if not bool(windows.any()):
+        return dict.fromkeys(names)
+    means = similarity[:, windows[0]].double().mean(1)
+    return dict(zip(names, means.tolist(), strict=True))
 
 
 def _all_neighbours_valid(valid: Tensor) -> Tensor:

@@ -9,7 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from mde.cli.doctor import doctor
+from mde.cli.evaluate import evaluate
 from mde.cli.infer import predict_dataset
+from mde.cli.odometry import odometry
 from mde.cli.recipes import recipe
 from mde.cli.track import track_app
 from mde.errors import explained
@@ -27,6 +29,8 @@ app.add_typer(recipe, name="recipe")
 app.add_typer(track_app, name="track")
 app.command()(doctor)
 app.command("predict-dataset")(predict_dataset)
+app.command()(evaluate)
+app.command()(odometry)
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a converted dataset.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

@@ -10,24 +10,28 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from mde.crops import (
+    KB_CROP,
+    Crop,
+    Kind,
+    crop_box,
+    fastdepth_view,
+    paste_kb_crop,
+    resize_prediction,
+)
 from mde.errors import InputError
 from mde.metrics import METRICS, Averaging, bin_metrics, bin_names, depth_metrics
 from mde.schema import Flip
 from mde.structure import structure_metrics, structure_names
 
-Crop = Literal["none", "garg", "eigen_nyu", "densedepth"]
 Scaling = Literal["none", "median", "stereo"]
 Mask = Literal["range", "positive"]
-Kind = Literal["depth", "disparity"]
 
 STEREO_UNIT_M = 5.4
 """Metres per unit of networks that are trained with a stereo baseline of 0.1 units (0.54 m)."""
 KITTI_BINS, NYU_BINS = (0.0, 25.0, 50.0, 75.0, 100.0), (0.0, 2.0, 4.0, 6.0, 8.0, 10.0)
 NUM_ERROR_BINS = 200
-KB_CROP = 352, 1216
-FASTDEPTH_SIZE = 224, 224
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ class Protocol:
         if self.fastdepth_view:
             pred = fastdepth_view(pred)
         if self.kb_crop and pred.shape == KB_CROP != size:
-            pred = _paste(pred, size)
+            pred = paste_kb_crop(pred, size)
         return resize_prediction(pred, size, kind, self.resize)
 
     def align(self, pred: Tensor, target: Tensor, metres_per_unit: float = 1.0) -> "Aligned":
@@ -196,70 +200,6 @@ def _median(values: Tensor) -> Tensor:
     ordered = values.sort().values
     middle = (len(ordered) - 1) // 2
     return ordered[[middle, len(ordered) // 2]].double().mean()
-
-
-def crop_box(crop: Crop, height: int, width: int) -> tuple[int, int, int, int]:
-    """Rows and columns (top, bottom, left, right) that a crop keeps of an image."""
-    if crop == "garg":
-        return (
-            int(0.40810811 * height), int(0.99189189 * height),
-            int(0.03594771 * width), int(0.96405229 * width),
-        )  # fmt: skip
-    if crop in ("eigen_nyu", "densedepth"):
-        if (height, width) != (480, 640):
-            raise ValueError(f"crop '{crop}' is defined at 480x640, found {height}x{width}")
-        return (45, 471, 41, 601) if crop == "eigen_nyu" else (20, 460, 24, 616)
-    return 0, height, 0, width
-
-
-def resize_prediction(pred: Tensor, size: tuple[int, int], kind: Kind, resized: Kind) -> Tensor:
-    """A prediction (h,w) of a kind → depth (H,W); the `resized` kind is what is interpolated."""
-    if kind != resized and pred.shape != size:
-        pred, kind = 1 / pred, resized
-    if pred.shape != size:
-        # In float64: in float32 its positions are a thousandth of a pixel off those of OpenCV,
-        # with which published numbers were made.
-        wide = pred[None, None].double()
-        wide = F.interpolate(wide, size, mode="bilinear", align_corners=False)
-        pred = wide[0, 0].to(pred.dtype)
-    return 1 / pred if kind == "disparity" else pred
-
-
-def fastdepth_view(depth: Tensor) -> Tensor:
-    """Depth (H,W) → its central part at 224x224, as FastDepth's validation sees it.
-
-    To 250 rows, the central 228x304, to 224x224; always the nearest pixel. A map of 224x224 is
-    taken for one that has been through this. Source: Wofk et al. 2019, arXiv:1903.03273.
-    """
-    if depth.shape == FASTDEPTH_SIZE:
-        return depth
-    height, width = depth.shape
-    rows = _nearest(228, 224) + 11
-    columns = _nearest(304, 224) + 14
-    return depth[_nearest(height, 250)[rows]][:, _nearest(width, width * 250 // height)[columns]]
-
-
-def fastdepth_box(height: int, width: int) -> tuple[int, int, int, int]:
-    """The central part of an image that `fastdepth_view` keeps: top, bottom, left, right, px."""
-    bounds = (11 / 250 * height, 239 / 250 * height, 14 / 333 * width, 318 / 333 * width)
-    top, bottom, left, right = (round(bound) for bound in bounds)
-    return top, bottom, left, right
-
-
-def _nearest(old: int, new: int) -> Tensor:
-    """Which of `old` pixels each of `new` pixels takes."""
-    return ((torch.arange(new, dtype=torch.float64) + 0.5) * old / new).long()
-
-
-def _paste(pred: Tensor, size: tuple[int, int]) -> Tensor:
-    height, width = size
-    if height < KB_CROP[0] or width < KB_CROP[1]:
-        raise ValueError(f"a prediction of 352x1216 does not fit into {height}x{width}")
-    top, left = height - KB_CROP[0], (width - KB_CROP[1]) // 2
-    # Outside lies nothing that the Garg crop keeps.
-    whole = torch.ones(size, dtype=pred.dtype, device=pred.device)
-    whole[top : top + KB_CROP[0], left : left + KB_CROP[1]] = pred
-    return whole
 
 
 VELODYNE = "projected Velodyne points; published numbers have their forward distance as depth"

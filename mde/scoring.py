@@ -11,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mde.crops import FASTDEPTH_SIZE, fastdepth_box
 from mde.data.codecs import CodecError, decode_depth
 from mde.data.place import Place, show
 from mde.data.shards import read_manifest
 from mde.errors import InputError
 from mde.inference import BatchPredictor, RowGroup, decode_row_image
-from mde.protocols import FASTDEPTH_SIZE, Protocol, fastdepth_box
+from mde.protocols import Protocol
 
 COLUMNS = [
     "sample_id", "scene", "image", "depth_scale", "gt_depth", "gt_height", "gt_width",

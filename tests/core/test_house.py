@@ -49,7 +49,7 @@ ONLY_IN = {
 # Needs torch (and safetensors for files) alone, so it runs on a box that has nothing else of ours.
 TORCH_ONLY = [
     "mde.schema", "mde.geometry", "mde.losses", "mde.photometric", "mde.metrics",
-    "mde.protocols", "mde.models", "mde.train",
+    "mde.structure", "mde.crops", "mde.protocols", "mde.models", "mde.train",
 ]  # fmt: skip
 # Decode tasks: half a gigabyte lighter without torch.
 NO_TORCH = ["mde.data", "mde.intrinsics", "mde.config", "mde.schema", "mde.cluster.decode"]

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from mde.crops import crop_box
 from mde.metrics import METRICS, average, depth_metrics, higher_is_better
-from mde.protocols import PROTOCOLS, Protocol, crop_box
+from mde.protocols import PROTOCOLS, Protocol
 
 
 def all_valid(pred: Tensor, target: Tensor) -> dict[str, float]:

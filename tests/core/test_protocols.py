@@ -7,18 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mde.crops import FASTDEPTH_SIZE, fastdepth_box, fastdepth_view, resize_prediction
 from mde.errors import InputError
 from mde.metrics import METRICS, average, bin_metrics, bin_names, depth_metrics
 from mde.models.depth_model import DepthModel, join_by_ramp
-from mde.protocols import (
-    FASTDEPTH_SIZE,
-    PROTOCOLS,
-    Protocol,
-    fastdepth_box,
-    fastdepth_view,
-    find_protocol,
-    resize_prediction,
-)
+from mde.protocols import PROTOCOLS, Protocol, find_protocol
 
 PLAIN = Protocol("plain", 1, 1e-3, 10.0, "none", "none", error_limit=2.0)
 

@@ -78,16 +78,17 @@ def reprojection_loss(
     identity None switches the auto-mask off. over_sources is applied to both.
     Returns the mean over pixels, and the mask (B,H,W): True where the warped sources win.
     """
-    best = _combine(reprojection, over_sources)
+    best = combine(reprojection, over_sources)
     if identity is None:
         return best.mean(), torch.ones_like(best, dtype=torch.bool)
-    unwarped = _combine(identity, over_sources)
+    unwarped = combine(identity, over_sources)
     # A tie counts as masked; the reference breaks it with noise.
     mask = best < unwarped
     return torch.where(mask, best, unwarped).mean(), mask
 
 
-def _combine(errors: Tensor, over_sources: OverSources) -> Tensor:
+def combine(errors: Tensor, over_sources: OverSources) -> Tensor:
+    """Errors (B,S,H,W) of S sources → (B,H,W): of the best one at each pixel, or their mean."""
     return errors.amin(1) if over_sources == "min" else errors.mean(1)
 
 

@@ -8,6 +8,7 @@ import typer
 from mde.cluster.fit import FitJob, fit
 from mde.cluster.session import ClusterConfig
 from mde.config import load_section
+from mde.data.curated import load_pictures
 from mde.data.current import check_current
 from mde.data.shards import verified_sha256
 from mde.files import fresh_folder, write_json
@@ -15,6 +16,8 @@ from mde.layout import Layout
 from mde.provenance import Provenance
 from mde.storage import Storage, join_uri, open_storage
 from mde.tracking.follow import follow
+from mde.tracking.model_card import model_files
+from mde.tracking.origin import origin_of
 from mde.train.checkpoints import RunConfig, checkpoint_names
 from mde.variants import load_variant
 from pipelines._stage import PARAMS, ROOT, Params, Root, Variant, run
@@ -31,6 +34,7 @@ def main(
     config, layout = load_variant(params, variant), Layout(root.resolve())
     cluster = load_section(params, "cluster", ClusterConfig)
     keep = load_section(params, "run", RunConfig, optional=True)
+    pictures = load_pictures(params, config.dataset)
     data, model = cluster.place_of(layout.shards(config.dataset)), layout.model(variant)
     check_current(params, config.dataset, layout.root, data)
     provenance = Provenance.of(config.as_dict(), verified_sha256(data))
@@ -38,11 +42,15 @@ def main(
     storage = open_storage(join_uri(runs, f"{variant}-{provenance.fingerprint}"))
     if not resume:
         _delete_checkpoints(storage)
-    with follow(layout.root, storage.uri, provenance, anew=not resume) as tracked:
-        checkpoint = fit(FitJob(config, data, storage.uri, cluster, provenance.as_dict(), keep))
+    device = "cuda" if cluster.use_gpu else "cpu"
+    origin = origin_of(layout.root, params, data, provenance, cluster.num_workers, device)
+    with follow(layout.root, storage.uri, provenance, not resume, origin) as tracked:
+        checkpoint = fit(
+            FitJob(config, data, storage.uri, cluster, provenance.as_dict(), keep, pictures)
+        )
         with fresh_folder(model) as folder:
             shutil.copytree(checkpoint, folder / "checkpoint")
-        tracked.finish(model / "checkpoint")
+        tracked.finish(model / "checkpoint", model_files(model / "checkpoint", data))
     write_json(model / "run.json", tracked.receipt())
     if tracked.delivered:
         storage.delete("")

@@ -41,6 +41,7 @@ def check(params: Path = Path("params.yaml"), debug: Debug = False) -> None:
     """Check every section of a params file, before anything runs."""
     from mde.cluster.session import ClusterConfig
     from mde.config import load_params, load_section
+    from mde.data.curated import load_pictures
     from mde.data.sample import SampleConfig
     from mde.data.sources import load_source_config
     from mde.train.checkpoints import RunConfig
@@ -53,6 +54,8 @@ def check(params: Path = Path("params.yaml"), debug: Debug = False) -> None:
         load_section(params, "cluster", ClusterConfig)
         datasets = content.get("datasets") or {}
         sizes = {name: load_source_config(params, name).size for name in datasets}
+        for name in datasets:
+            load_pictures(params, name)
         variants = content.get("variants") or {}
         for name in progress.track(variants, description="networks", transient=True):
             variant = load_variant(params, name)

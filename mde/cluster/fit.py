@@ -18,6 +18,7 @@ from mde.cluster.feed import Feed
 from mde.cluster.read_ahead import ReadAhead
 from mde.cluster.say_why import SayWhy
 from mde.cluster.session import ClusterConfig, check_resources, connect, find_input_error, quiet
+from mde.data.curated import PicturesConfig
 from mde.storage import open_storage
 from mde.train import checkpoints
 from mde.train.context import data_parallel
@@ -32,7 +33,7 @@ class FitJob:
     """Everything a worker needs, on whichever node it runs.
 
     data: the dataset, and storage: of this run; paths or URIs that all nodes see. provenance: kept
-    in checkpoints.
+    in checkpoints. pictures: what is drawn after an epoch.
     """
 
     variant: Variant
@@ -41,6 +42,7 @@ class FitJob:
     cluster: ClusterConfig
     provenance: dict[str, Any]
     run: checkpoints.RunConfig = field(default_factory=checkpoints.RunConfig)
+    pictures: PicturesConfig = field(default_factory=PicturesConfig)
 
 
 def fit(job: FitJob) -> Path:
@@ -162,10 +164,16 @@ def _train(job: FitJob, board: Any) -> None:
         decode_tasks=job.cluster.decode_tasks,
         cpus_per_decode=job.cluster.cpus_per_decode,
     )
+    paint = None
+    if context.rank == 0 and job.pictures.every_epochs:
+        # Only the worker that draws loads what it takes.
+        from mde.cluster.painter import Painter
+
+        paint = Painter(feed, job.pictures, context.storage, variant.name)
     with contextlib.closing(ReadAhead(feed, variant.recipe.epochs)) as batches:
         train(
             objective, batches, variant.recipe, context, job.provenance, job.run,
-            show=board.show.remote,
+            show=board.show.remote, paint=paint,
         )  # fmt: skip
 
 

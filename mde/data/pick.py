@@ -2,18 +2,20 @@
 
 import difflib
 import itertools
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from mde.data.place import Place, join, open_input, resolve, show
 from mde.data.shards import ROWS_PER_GROUP, Manifest, Shard, read_row_group
 from mde.errors import InputError
 from mde.schema import SPLITS, Row
 
 
 def pick_rows(
-    folder: Path, manifest: Manifest, count: int, split: str | None = None, seed: int = 0
+    folder: Place, manifest: Manifest, count: int, split: str | None = None, seed: int = 0
 ) -> list[tuple[str, Row]]:
     """At most `count` rows with their split, as many of each split as there are.
 
@@ -24,7 +26,9 @@ def pick_rows(
     available = {name: sum(s.rows for s in manifest.of_split(name)) for name in names}
     if not any(available.values()):
         known = ", ".join(name for name, rows in manifest.counts.items() if rows)
-        raise InputError(f"{folder}: no rows of split '{split}'; there are: {known or 'none'}")
+        raise InputError(
+            f"{show(folder)}: no rows of split '{split}'; there are: {known or 'none'}"
+        )
     rng = np.random.default_rng(seed)
     picked = []
     for name, share in share_out(count, available).items():
@@ -46,40 +50,44 @@ def share_out(count: int, available: dict[str, int]) -> dict[str, int]:
     return shares
 
 
-def find_rows(folder: Path, manifest: Manifest, ids: Sequence[str]) -> list[tuple[str, Row]]:
+def find_rows(folder: Place, manifest: Manifest, ids: Sequence[str]) -> list[tuple[str, Row]]:
     """The rows of these names with their split, in this order.
 
-    Raises InputError that tells the nearest name when one is not there.
+    Raises InputError that tells the nearest name when one is not there, or when a shard is damaged.
     """
-    where = {
-        name: (shard.split, shard, number, n)
-        for shard, number in _row_groups(manifest)
-        for n, name in enumerate(
-            read_row_group(folder / shard.file, number, ["sample_id"])["sample_id"].to_pylist()
-        )
-    }
-    rows = []
+    where: dict[str, tuple[Shard, int]] = {}
+    for shard in manifest.shards:
+        if where.keys() >= set(ids):
+            break
+        names = _read_names(join(resolve(folder), shard.file))
+        where |= {name: (shard, position) for position, name in enumerate(names)}
     for name in ids:
         if name not in where:
             near = difflib.get_close_matches(name, where, n=1)
             hint = f"; did you mean '{near[0]}'?" if near else ""
-            raise InputError(f"{folder}: no sample '{name}'{hint}")
-        split, shard, number, n = where[name]
-        rows.append((split, read_row_group(folder / shard.file, number).slice(n, 1).to_pylist()[0]))
-    return rows
+            raise InputError(f"{show(folder)}: no sample '{name}'{hint}")
+    found = [where[name] for name in ids]
+    return [(shard.split, _read_at(folder, [shard], position)) for shard, position in found]
 
 
-def _row_groups(manifest: Manifest) -> Iterator[tuple[Shard, int]]:
-    for shard in manifest.shards:
-        for number in range(shard.row_groups):
-            yield shard, number
+def _read_names(place: Place) -> list[str]:
+    """The sample_id of each row of a shard; of a remote one, many row groups at a time."""
+    try:
+        with pq.ParquetFile(
+            open_input(place), page_checksum_verification=True, pre_buffer=isinstance(place, str)
+        ) as file:
+            names: list[str] = file.read(["sample_id"])["sample_id"].to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{show(place)}: the names of its rows are damaged: {error}") from error
+    return names
 
 
-def _read_at(folder: Path, shards: list[Shard], position: int) -> Row:
+def _read_at(folder: Place, shards: list[Shard], position: int) -> Row:
     for shard in shards:
         if position < shard.rows:
             number, n = divmod(position, ROWS_PER_GROUP)
-            row: Row = read_row_group(folder / shard.file, number).slice(n, 1).to_pylist()[0]
+            table = read_row_group(join(resolve(folder), shard.file), number)
+            row: Row = table.slice(n, 1).to_pylist()[0]
             return row
         position -= shard.rows
     raise IndexError(position)

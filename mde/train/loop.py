@@ -1,6 +1,6 @@
 """The training loop. It is handed an objective, batches and a context, and knows nothing else."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -22,6 +22,8 @@ from mde.train.timing import Timing
 __all__ = ["Batches", "Recipe", "RunConfig", "Stage", "train"]
 
 SHOW_EVERY_S = 0.5
+Paint = Callable[[Any, int, int], None]
+"""Draws pictures of an objective after so many epochs and optimizer steps."""
 
 
 class Batches(Protocol):
@@ -49,16 +51,19 @@ def train(
     provenance: dict[str, Any],
     config: RunConfig | None = None,
     show: Show | None = None,
+    paint: Paint | None = None,
 ) -> History:
     """Train to the recipe's last epoch, from the newest checkpoint in the context's storage.
 
     objective: a `mde.train.objectives.Objective`. provenance (variant, git commit, data hash) is
     stored in each checkpoint. Rank 0 writes checkpoints and the journal of metrics, both from
-    threads of their own, and calls `show` with its progress.
+    threads of their own, calls `show` with its progress, and `paint` after each epoch's validation;
+    when that fails, there is a note and training goes on.
     Returns the metrics of all epochs. Raises InputError when no checkpoint can be gone on from, and
     NotFiniteError when a loss is not finite.
     """
     run = _Run(objective, batches, recipe, context, provenance, config or RunConfig(), show)
+    run.paint = paint if run.first else None
     with flushing(run.journal), run.checkpoints:
         run.restore()
         while (position := next_epoch(recipe, run.history)) is not None:
@@ -98,6 +103,7 @@ class _Run:
         self.step = self.done = self.stage = 0
         self.loss, self.left_out = float("nan"), 0
         self.sums, self.timing = Averages(), Timing()
+        self.paint: Paint | None = None
 
     def restore(self) -> None:
         """Go on from the newest checkpoint that fits, the same on all workers; else start."""
@@ -180,11 +186,23 @@ class _Run:
         self._log({name: value for name, value in metrics.items() if name != "step"})
         self.loss = metrics["train_loss"]
         left_out, self.left_out = self.left_out, 0
-        note = f"{left_out} checkpoints left out, the storage was busy" if left_out else ""
-        self.show(self._progress(metrics, note))
+        notes = [f"{left_out} checkpoints left out, the storage was busy"] if left_out else []
+        # Before the checkpoint: a run that goes on from it has the pictures of what was before.
+        notes += self._draw(len(self.history))
+        self.show(self._progress(metrics, "; ".join(notes)))
         self.done, self.sums = 0, Averages()
         self.timing.start_epoch()
         self._save()
+
+    def _draw(self, epoch: int) -> list[str]:
+        """Have pictures painted; what went wrong, which is no reason to end a training."""
+        try:
+            if self.paint is not None:
+                self.paint(self.objective, epoch, self.step)
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            return [f"no pictures: {reason}"]
+        return []
 
     def validate(self) -> dict[str, float]:
         """Loss terms of the validation split, over all workers; nothing when it is empty."""

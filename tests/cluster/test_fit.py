@@ -5,12 +5,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from safetensors.torch import load_file
 
 from mde.cluster.fit import FitJob, fit
 from mde.cluster.session import ClusterConfig
 from mde.data.convert import convert, run_one_by_one
+from mde.data.curated import PicturesConfig
 from mde.data.sources import load_source_config
 from mde.errors import InputError
 from mde.models import ModelConfig
@@ -40,7 +43,7 @@ def changed(job: FitJob, recipe: dict[str, Any] | None = None, **cluster: Any) -
     return dataclasses.replace(job, variant=variant, cluster=cluster_config)
 
 
-def test_two_workers_go_through_the_stages_of_a_recipe_and_say_how_they_stand(
+def test_two_workers_go_through_the_stages_of_a_recipe_and_say_how_they_stand_and_draw_it(
     job: FitJob, capfd: pytest.CaptureFixture[str]
 ) -> None:
     model = ModelConfig("eigen", "vgg16", "scratch", 0.1, width=0.05, input_size=(64, 96))
@@ -55,6 +58,19 @@ def test_two_workers_go_through_the_stages_of_a_recipe_and_say_how_they_stand(
     assert re.search(
         r"resfpn-resnet18 · stage 2/2 · epoch 2/2 · step 3/3 · loss .* images/s · waiting", shown
     )
+    assert "no pictures" not in shown
+    drawn = sorted(Path(job.storage, "pictures").rglob("*.png"))
+    assert [str(file.relative_to(job.storage)) for file in drawn] == [
+        f"pictures/{key}/00000000{step}.png" for key in ("frames", "training") for step in (3, 6)
+    ]
+    assert all(np.asarray(Image.open(file)).std() > 20 for file in drawn)
+
+
+def test_a_frame_to_draw_that_is_not_there_is_named_before_anything_is_trained(job: FitJob) -> None:
+    wrong = dataclasses.replace(job, pictures=PicturesConfig(("nyu_9999",)))
+    with pytest.raises(InputError, match=r"pictures.shards.frames: .*no sample 'nyu_9999'; did"):
+        fit(changed(wrong, {"epochs": 1}))
+    assert not list(Path(job.storage).glob("step-*"))
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_at_once_and_leaves_the_batches(

@@ -29,7 +29,14 @@ ROOMS = [
         "mde.protocols",
         "mde.models",
     ],
-    ["mde.data", "mde.train", "mde.visualize", "mde.contact_sheet"],
+    [
+        "mde.data",
+        "mde.train",
+        "mde.visualize",
+        "mde.contact_sheet",
+        "mde.picture_grid",
+        "mde.training_pictures",
+    ],
     ["mde.variants", "mde.doctor"],
     ["mde.recipes", "mde.scoring", "mde.inference", "mde.predictions"],
     ["mde.evaluate", "mde.odometry", "mde.cluster", "mde.tracking"],
@@ -51,6 +58,8 @@ TORCH_ONLY = [
     "mde.schema", "mde.geometry", "mde.losses", "mde.photometric", "mde.metrics",
     "mde.structure", "mde.crops", "mde.protocols", "mde.models", "mde.train",
 ]  # fmt: skip
+# Draws what a training sees, and changes no weight: DVC is not to train again for its sake.
+ASIDE = ["mde.cluster.painter"]
 # Decode tasks: half a gigabyte lighter without torch.
 NO_TORCH = ["mde.data", "mde.intrinsics", "mde.config", "mde.schema", "mde.cluster.decode"]
 
@@ -105,7 +114,7 @@ def closure(path: Path) -> set[Path]:
     found, pending = set(), [path, path.parent / "__init__.py"]
     while pending:
         file = pending.pop()
-        if file not in found:
+        if file not in found and module_name(file) not in ASIDE:
             found.add(file)
             pending += own_imports(file)
     # An empty-handed package file changes nothing.

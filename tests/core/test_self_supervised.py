@@ -340,7 +340,8 @@ def learning_parts(config: SelfSupervisedConfig, networks: tuple[nn.Module, ...]
     objective = build_objective(config, *networks)
     objective.zero_grad()
     terms = objective(noise_batch(2, 64, 64))
-    assert list(terms) == ["loss", "photometric", "smoothness", "automask", "mask"]
+    scales = [f"{name}_{s}" for name in ("photometric", "smoothness") for s in range(4)]
+    assert list(terms) == ["loss", "photometric", "smoothness", "automask", "mask", *scales]
     terms["loss"].backward()
     model = objective.model
     parts = {"encoder": model.encoder, "decoder": model.decoder, "pose": objective.pose,

@@ -2,7 +2,10 @@
 
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+from mde.schema import Batch
 
 
 class Objective(nn.Module):
@@ -41,6 +44,24 @@ class Objective(nn.Module):
             if params and not any(p.requires_grad for p in params):
                 module.eval()
         return self
+
+    def explain(self, batch: Batch) -> dict[str, Tensor]:
+        """What a person looks at to judge the training: maps by name, `image` first.
+
+        `image` is (B,3,H,W) in [0,1], as the loss sees it. In eval mode, in float32 and without
+        gradients; nothing is changed by it. What the batch has no images or depth for is left out.
+        """
+        training = self.training
+        self.eval()
+        try:
+            with torch.no_grad(), torch.autocast(batch["image"].device.type, enabled=False):
+                return self.maps(batch)
+        finally:
+            self.train(training)
+
+    def maps(self, batch: Batch) -> dict[str, Tensor]:
+        """The maps of `explain`; each training mode has its own."""
+        raise NotImplementedError
 
     def start_stage(self, train: tuple[str, ...] = (), output: int = 0) -> None:
         """Train the parameters below `train`, and the native map `output`, from now on.

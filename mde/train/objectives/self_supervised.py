@@ -138,7 +138,14 @@ class SelfSupervised(Objective):
         """Returns `loss`, `photometric`, `smoothness`, `automask` and, with a mask, `mask`.
 
         Scalars, means over scales; `automask` is the share of used pixels, `mask` the penalty.
+        `photometric_0`, `smoothness_0`, …: what each scale adds to its mean, 0 the finest.
         """
+        natives, masks, views, poses = self.see(batch)
+        with torch.autocast(natives[0].device.type, enabled=False):
+            return self.view_synthesis(natives, masks, views, poses)
+
+    def see(self, batch: Batch) -> tuple[list[Tensor], list[Tensor], Views, Tensor]:
+        """What the networks make of a batch, and its images: the arguments of `view_synthesis`."""
         images = {key: to_float(batch[key]) for key in self.config.images}  # type: ignore[literal-required]
         seen = ("image", *self.config.neighbours)
         inputs = {key: jitter(images[key], batch["color_matrix"]) for key in seen}
@@ -148,7 +155,31 @@ class SelfSupervised(Objective):
             poses = self.source_poses(motions, batch)
             target, *sources = images.values()
             views = Views(target, torch.stack(sources, 1), batch["K"], self.config)
-            return self.view_synthesis(natives, masks, views, poses)
+        return natives, masks, views, poses
+
+    def maps(self, batch: Batch) -> dict[str, Tensor]:
+        """See `explain`: `image` and `disparity` (B,1,H,W), the finest native map.
+
+        With sources in the batch also `warped_prev`, `warped_next`, `warped_stereo` (B,3,H,W), the
+        target as synthesized from each; `automask` (B,1,H,W) bool, True where the warped sources
+        win, if it is switched on; `photometric` (B,1,H,W), their error, combined over sources.
+        """
+        if not all(key in batch for key in self.config.images):
+            image = to_float(batch["image"])
+            natives, _ = self.natives_and_masks(jitter(image, batch["color_matrix"]))
+            return {"image": image, "disparity": natives[0].float()}
+        natives, masks, views, poses = self.see(batch)
+        disparity = natives[0].float()
+        mask = enlarge(masks[0].float(), views.size) if masks else None
+        warped, errors = self.reproject(disparity, mask, views, poses)
+        shown = {"image": views.target, "disparity": disparity}
+        for key, view in zip(self.config.images[1:], warped.unbind(1), strict=True):
+            shown[key.replace("image", "warped")] = view
+        over_sources = self.config.reprojection
+        if views.identity is not None:
+            _, used = photometric.reprojection_loss(errors, views.identity, over_sources)
+            shown["automask"] = used.unsqueeze(1)
+        return shown | {"photometric": photometric.combine(errors, over_sources).unsqueeze(1)}
 
     def natives_and_masks(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """The native maps and, where there is a mask network, the masks of the same sizes."""
@@ -190,7 +221,10 @@ class SelfSupervised(Objective):
             native, size = native.float(), native.shape[-2:]
             at = views if self.config.multiscale == "full" else views.shrunk(size)
             mask = enlarge(masks[scale].float(), at.size) if masks else None
-            error, used = self.photometric_error(native, mask, at, poses)
+            _, errors = self.reproject(native, mask, at, poses)
+            error, used = photometric.reprojection_loss(
+                errors, at.identity, self.config.reprojection
+            )
             terms["photometric"].append(error)
             small = shrink(at.target, size)
             terms["smoothness"].append(photometric.smoothness(native, small) / 2**scale)
@@ -201,20 +235,24 @@ class SelfSupervised(Objective):
         loss = means["photometric"] + self.config.smoothness * means["smoothness"]
         if masks:
             loss = loss + MASK_WEIGHT * means["mask"]
-        return {"loss": loss, **means}
+        scales = {
+            f"{name}_{scale}": value.detach()
+            for name in ("photometric", "smoothness")
+            for scale, value in enumerate(terms[name])
+        }
+        return {"loss": loss, **means, **scales}
 
-    def photometric_error(
+    def reproject(
         self, native: Tensor, mask: Tensor | None, views: Views, poses: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The mean error at the size of `views`, and which of its pixels (B,H,W) are used.
+        """The target as synthesized from each source (B,S,3,H,W), and its errors (B,S,H,W).
 
-        native: (B,1,h,w) of any size. mask: (B,S,H,W), weights of the sources' errors.
+        native: (B,1,h,w) of any size. mask: (B,S,H,W), weights of the errors.
         """
         depth = self.model.native_to_depth(enlarge(native, views.size))
-        errors = views.error_of(geometry.warp(views.sources, depth, views.K, poses))
-        if mask is not None:
-            errors = errors * mask
-        return photometric.reprojection_loss(errors, views.identity, self.config.reprojection)
+        warped = geometry.warp(views.sources, depth, views.K, poses)
+        errors = views.error_of(warped)
+        return warped, errors if mask is None else errors * mask
 
 
 def shrink(images: Tensor, size: torch.Size) -> Tensor:

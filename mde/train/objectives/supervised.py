@@ -63,13 +63,7 @@ class Supervised(Objective):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Returns `loss`; raises ValueError when the model has no native map `self.output`."""
-        natives = self.model(jitter(to_float(batch["image"]), batch["color_matrix"]))
-        if self.output >= len(natives):
-            raise ValueError(
-                f"output: the model has {len(natives)} native maps, numbered from 0; "
-                f"found {self.output}"
-            )
-        native = natives[self.output]
+        native = self.predict_native(jitter(to_float(batch["image"]), batch["color_matrix"]))
         with torch.autocast(native.device.type, enabled=False):
             # Into the space of the loss first: what is resized is then what the loss compares.
             pred = self.to_space(self.model.native_to_depth(native.float()))
@@ -81,6 +75,34 @@ class Supervised(Objective):
                 # Upsampled, so that every pixel of the ground truth is used.
                 pred = F.interpolate(pred, target.shape[-2:], mode="bilinear", align_corners=False)
             return {"loss": self.loss(pred, target, valid)}
+
+    def predict_native(self, image: Tensor) -> Tensor:
+        """The native map that the stage trains; raises ValueError when there is none."""
+        natives: list[Tensor] = self.model(image)
+        if self.output >= len(natives):
+            raise ValueError(
+                f"output: the model has {len(natives)} native maps, numbered from 0; "
+                f"found {self.output}"
+            )
+        return natives[self.output]
+
+    def maps(self, batch: Batch) -> dict[str, Tensor]:
+        """See `explain`: `image`, `depth` (B,1,H,W) in m, not clamped, of the target's size.
+
+        With depth in the batch also `target`, and `error`: |depth - target| / target, 0 where
+        nothing is known. Without it, `depth` has the size of the image.
+        """
+        image, target = to_float(batch["image"]), batch.get("depth")
+        native = self.predict_native(jitter(image, batch["color_matrix"])).float()
+        size = image.shape[-2:] if target is None else target.shape[-2:]
+        native = F.interpolate(native, list(size), mode="bilinear", align_corners=False)
+        depth = self.model.native_to_depth(native)
+        if target is None:
+            return {"image": image, "depth": depth}
+        known = target > 0
+        error = (depth - target).abs() / torch.where(known, target, 1.0)
+        error = torch.where(known, error, 0.0)
+        return {"image": image, "depth": depth, "target": target, "error": error}
 
     def to_space(self, depth: Tensor) -> Tensor:
         """Depth (B,1,h,w) in m → what the loss compares."""

@@ -81,7 +81,10 @@ def bin_metrics(
     """
     if not edges:
         return {}
-    pred, target = pred[valid].double(), target[valid].double()
+    pred, target = pred[valid], target[valid]
+    # In the precision of the maps, see `depth_metrics`.
+    accurate = torch.maximum(pred / target, target / pred) < 1.25
+    pred, target = pred.double(), target.double()
     inner = target.new_tensor(edges[1:])
     numbers = torch.bucketize(target, inner, right=True)
     inside = (target >= edges[0]) & (numbers < len(inner))
@@ -92,7 +95,7 @@ def bin_metrics(
         return (torch.bincount(numbers, values, len(inner)) / counts).tolist()
 
     abs_rel = means((pred - target).abs() / target)
-    a1 = means((torch.maximum(pred / target, target / pred) < 1.25).double())
+    a1 = means(accurate[inside].double())
     pairs = [value for pair in zip(abs_rel, a1, strict=True) for value in pair]
     found = zip(bin_names(edges), pairs, strict=True)
     return {name: None if math.isnan(value) else value for name, value in found}

@@ -13,6 +13,7 @@ from mde.cli.evaluate import evaluate
 from mde.cli.infer import predict_dataset
 from mde.cli.odometry import odometry
 from mde.cli.recipes import recipe
+from mde.cli.score import protocols, score
 from mde.cli.track import track_app
 from mde.errors import explained
 
@@ -31,6 +32,8 @@ app.command()(doctor)
 app.command("predict-dataset")(predict_dataset)
 app.command()(evaluate)
 app.command()(odometry)
+app.command()(protocols)
+app.command()(score)
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a converted dataset.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]

@@ -39,7 +39,7 @@ ROOMS = [
     ],
     ["mde.variants", "mde.doctor"],
     ["mde.recipes", "mde.scoring", "mde.inference", "mde.predictions"],
-    ["mde.evaluate", "mde.odometry", "mde.cluster", "mde.tracking"],
+    ["mde.evaluate", "mde.score", "mde.odometry", "mde.cluster", "mde.tracking"],
     ["mde.registry"],
     ["mde.report"],
     ["mde.cli", "pipelines"],

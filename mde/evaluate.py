@@ -206,20 +206,28 @@ def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
     """Write the files of an evaluation into a folder.
 
     `metrics.json`, `per_image.parquet`, `error_histogram.csv` (error in m, share of pixels),
-    `history.csv` (of a training) and `panels/<choice>-<rank>.png`.
+    `history.csv` (of a training), `panels/<choice>-<rank>.png` and, of which images these are,
+    `panels/index.json`.
     """
     write_json(folder / "metrics.json", evaluation.summary)
     write_per_image(folder / "per_image.parquet", evaluation.per_image, evaluation.summary)
     _write_histogram(folder / "error_histogram.csv", evaluation)
     if evaluation.history:
         _write_rows(folder / "history.csv", _columns(evaluation.history), evaluation.history)
-    (folder / "panels").mkdir()
-    max_depth = evaluation.protocol.max_depth
+    _write_panels(folder / "panels", evaluation)
+
+
+def _write_panels(folder: Path, evaluation: Evaluation) -> None:
+    folder.mkdir()
+    index = []
     for shown in evaluation.panels:
         title = f"{shown.sample_id}\nabs_rel {shown.abs_rel:.3f}"
+        max_depth = evaluation.protocol.max_depth
         panel = draw_panel(shown.image, shown.target, shown.pred, max_depth, title)
         name = f"{shown.choice}-{shown.rank:02d}.png"
-        (folder / "panels" / name).write_bytes(figure_to_png(panel))
+        (folder / name).write_bytes(figure_to_png(panel))
+        index.append({"file": name, "choice": shown.choice, "sample_id": shown.sample_id})
+    write_json(folder / "index.json", index)
 
 
 def write_per_image(path: Path, per_image: pa.Table, summary: dict[str, Any]) -> None:

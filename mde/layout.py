@@ -45,4 +45,6 @@ class Layout:
 
     def variants(self) -> list[str]:
         """Names of the variants that have been evaluated."""
-        return sorted(path.parent.name for path in (self.root / "results").glob("*/metrics.json"))
+        # Not those that are being written.
+        found = (self.root / "results").glob("[!.]*/metrics.json")
+        return sorted(path.parent.name for path in found)

@@ -3,8 +3,8 @@
 import io
 import itertools
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import cv2
 import matplotlib
@@ -13,10 +13,17 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from numpy.typing import ArrayLike, NDArray
 
 DEPTH_MAP, ERROR_MAP = "viridis_r", "magma"
 INVALID = "#404040"
+MODEL_COLORS = (
+    "#3f74e0", "#e07b1f", "#1f9d78", "#c2479f", "#8b6cd9", "#b59a1e", "#1aa3c4", "#d9534f",
+)  # fmt: skip
+"""Of models in plots; they show on white and on black."""
+LINE_STYLES = ("-", "--", ":")
+ErrorKind = Literal["signed", "absolute"]
 
 
 def colorize(
@@ -134,10 +141,66 @@ def _plot_losses(axis: Axes, history: Sequence[dict[str, Any]]) -> None:
     for before, after in itertools.pairwise(history):
         if before.get("stage") != after.get("stage"):
             axis.axvline(after["epoch"] - 0.5, color="gray", linestyle="--", linewidth=1)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel("epoch")
     axis.set_ylabel("loss")
-    axis.grid(alpha=0.3)
+    axis.grid(alpha=0.2)
     axis.legend()
+
+
+def model_styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """`color` and `linestyle` of each model, so that it is the same one in all plots of a page."""
+    return {
+        name: {
+            "color": MODEL_COLORS[i % len(MODEL_COLORS)],
+            "linestyle": LINE_STYLES[i // len(MODEL_COLORS) % len(LINE_STYLES)],
+        }
+        for i, name in enumerate(names)
+    }
+
+
+def draw_error_histograms(
+    named: Mapping[str, ArrayLike],
+    edges: ArrayLike,
+    kinds: Sequence[ErrorKind] = ("signed", "absolute"),
+    legend: bool = True,
+) -> Figure:
+    """How the errors of several models are distributed: one plot for each kind, on the same axes.
+
+    named: counts or shares (N,) of pixels by model; edges: (N+1,) of signed errors in m, the same
+    for all and symmetric about 0. Pixels beyond the ends are in the outermost bins. An absolute
+    error takes both signs together.
+    """
+    limits = np.asarray(edges, float)
+    figure = Figure(figsize=(4.6 * len(kinds), 3.0), layout="constrained")
+    plots = figure.subplots(1, len(kinds), squeeze=False)[0]
+    for axis, kind in zip(plots, kinds, strict=True):
+        for name, style in model_styles(named).items():
+            shares, ends = _error_shares(np.asarray(named[name], float), limits, kind)
+            axis.stairs(100 * shares, ends, label=name, **style)
+        # Less than one pixel in 100 000 is noise.
+        axis.set_yscale("log")
+        axis.set_ylim(bottom=1e-3)
+        axis.set_xlim(ends[0], ends[-1])
+        axis.set_title(f"{kind} error, all pixels")
+        axis.set_xlabel(f"{kind} error (m); what is beyond stands at the ends")
+        axis.set_ylabel("share of pixels (%)")
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.grid()
+    if legend:
+        plots[0].legend()
+    return figure
+
+
+def _error_shares(
+    counts: NDArray[np.float64], edges: NDArray[np.float64], kind: ErrorKind
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Shares (M,) of bins, and their edges (M+1,); those of absolute errors are folded at 0."""
+    shares = counts / counts.sum()
+    if kind == "signed":
+        return shares, edges
+    half = len(shares) // 2
+    return shares[half:] + shares[:half][::-1], edges[half:]
 
 
 def figure_to_png(figure: Figure, dpi: int = 80) -> bytes:

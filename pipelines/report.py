@@ -1,7 +1,7 @@
 """One page with all results."""
 
 from mde.layout import Layout
-from mde.report import write_report
+from mde.report.page import write_report
 from pipelines._stage import ROOT, Root, run
 
 

@@ -42,6 +42,7 @@ ROOMS = [
     ["mde.evaluate", "mde.score", "mde.odometry", "mde.cluster", "mde.tracking"],
     ["mde.registry"],
     ["mde.report"],
+    ["mde.compare"],
     ["mde.cli", "pipelines"],
 ]
 # Side by side: these may not import each other although they share a level.

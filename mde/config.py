@@ -20,7 +20,7 @@ from mde.errors import InputError
 
 T = TypeVar("T")
 
-SECTIONS = ("sample", "datasets", "variants", "run", "pictures", "cluster")
+SECTIONS = ("sample", "datasets", "variants", "run", "promotion", "pictures", "cluster")
 
 
 def load_params(path: Path) -> dict[str, Any]:

@@ -1,14 +1,16 @@
-"""The MLflow model registry: versions of `mde-<variant>` and their aliases.
+"""The MLflow model registry: versions of `mde-<variant>`, and which of them is champion.
 
-An alias moves last, to a version whose files have just been verified. So a process that is killed
-between any two calls leaves the alias where it was or where it belongs, and a second try finds
-what the first one has made.
+`mde.promotion` compares a version with the champion, `mde.succession` moves the alias; here stands
+what goes before: the files are verified, the version is made and gets its tags. A process that is
+killed between any two calls leaves nothing that a second try would not find and go on with.
 """
 
+import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,57 +21,103 @@ from mlflow.exceptions import MlflowException
 
 from mde.errors import InputError
 from mde.files import fresh_folder
+from mde.promotion import PromotionConfig, Verdict
+from mde.rivals import Candidate
+from mde.succession import (
+    CHALLENGER,
+    CHAMPION,
+    PROMOTION,
+    REASON,
+    RECORD,
+    aliases_of,
+    crown,
+    set_tags,
+)
 from mde.tracking.store import connect, tracking_uri
 from mde.train.checkpoint import read_state
 from mde.train.foreign import CHECKPOINT_FILES, refuse_foreign_names
 
-CHAMPION, CHALLENGER = "champion", "challenger"
-
 
 @dataclass(frozen=True)
 class Registered:
-    """A registered version; `uri` loads it by its alias."""
+    """A registered version; `uri` loads it.
+
+    verdict: champion or challenger, as it was decided, and the reason. alias: the one that it has
+    now, if any: a version that was champion has none. metric, improvement, bounds: of
+    `mde.promotion.Verdict`.
+    """
 
     name: str
     version: str
-    alias: str
+    alias: str | None
     run_id: str
     uri: str
+    verdict: str
+    reason: str
+    metric: str | None
+    improvement: float | None
+    bounds: list[float] | None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
 
 
-def register(root: Path, run_id: str, summary: dict[str, Any]) -> Registered:
+def register(
+    root: Path,
+    run_id: str,
+    summary: dict[str, Any],
+    per_image: Path,
+    config: PromotionConfig,
+) -> Registered:
     """Register a run's `checkpoint` artifacts as a version of `mde-<variant>`.
 
-    summary: the variant's evaluation, as in its `metrics.json`.
+    summary: the variant's evaluation, as in its `metrics.json`. per_image: its table of single
+    images.
 
-    It becomes `champion` when there is none yet, or when its abs_rel is not worse than that of the
-    champion under the same protocol on the same data; else `challenger`. A version of the same run
-    is not registered twice. Raises InputError when MLflow does not answer or does not know the run,
-    and when the run's checkpoint is missing, damaged, or holds more than data.
+    It becomes `champion` when there is none, or when it is better on the same images by more than
+    chance and `config.margin`; else `challenger`, with the reason. A version of the same run is not
+    registered twice, and decided on again only when its evaluation is a new one. Raises InputError
+    when MLflow does not answer or does not know the run, when the run's checkpoint is missing,
+    damaged, or holds more than data, and when the evaluation is not whole.
     """
     client, name = connect(root), f"mde-{summary['variant']}"
-    tags = {
-        "protocol": summary["protocol"],
-        "data_sha256": summary["data_sha256"],
-        **{metric: f"{value:.6g}" for metric, value in summary["metrics"].items()},
-    }
+    candidate = Candidate.read(summary, per_image, config)
+    tags = candidate.tags()
     with _explained(root):
         known = _version_of_run(client, name, run_id)
         source = _source(client, known) if known else _checkpoint_uri(client, run_id)
-        with tempfile.TemporaryDirectory() as folder:
-            _download(source, Path(folder), f"checkpoint of MLflow run {run_id}")
+        _verify(source, f"checkpoint of MLflow run {run_id}")
         if known:
             version = str(known.version)
-            _set_tags(client, known, tags)
+            _renew(client, known, tags)
         else:
             _create_model(client, name)
             version = str(client.create_model_version(name, source, run_id, tags=tags).version)
-        alias = _move_alias(client, name, version, tags)
-    return Registered(name, version, alias, run_id, f"models:/{name}@{alias}")
+        if not _is_decided(client, name, version):
+            judge = partial(candidate.judge, client, version)
+            crown(client, name, version, judge, by="comparison of images")
+        return _registered(client, name, version)
+
+
+def promote(root: Path, uri: str, reason: str, by: str) -> Registered:
+    """Make a version champion by hand; `reason` and `by` stay in its tags.
+
+    uri: `models:/<name>/<version>` or `models:/<name>@<alias>`. Raises InputError when there is no
+    such version, MLflow does not answer, its files fail verification, or it is champion already.
+    """
+    if not reason.strip():
+        raise InputError("a promotion by hand needs a reason: --reason '…'")
+    client = connect(root)
+    with _explained(root):
+        version = _find_version(client, uri)
+        name, number = version.name, str(version.version)
+        if aliases_of(client, name).get(CHAMPION) == number:
+            raise InputError(f"{uri}: version {number} is champion already")
+        _verify(_source(client, version), uri)
+        verdict = Verdict(True, f"by hand, by {by}: {reason}")
+        crown(client, name, number, lambda seat: verdict, by)
+        return _registered(client, name, number)
 
 
 def fetch_version(root: Path, uri: str, into: Path) -> Path:
@@ -100,6 +148,11 @@ def _explained(root: Path) -> Iterator[None]:
 def _version_of_run(client: MlflowClient, name: str, run_id: str) -> ModelVersion | None:
     versions = client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'")
     return min(versions, key=lambda version: int(version.version), default=None)
+
+
+def _verify(source: str, where: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        _download(source, Path(folder), where)
 
 
 def _find_version(client: MlflowClient, uri: str) -> ModelVersion:
@@ -152,12 +205,6 @@ def _download(source: str, folder: Path, where: str) -> None:
         raise InputError(f"{where}: {str(error).replace(str(folder), source)}") from error
 
 
-def _set_tags(client: MlflowClient, version: ModelVersion, tags: dict[str, str]) -> None:
-    for key, value in tags.items():
-        if version.tags.get(key) != value:
-            client.set_model_version_tag(version.name, str(version.version), key, value)
-
-
 def _create_model(client: MlflowClient, name: str) -> None:
     if client.search_registered_models(f"name = '{name}'"):
         return
@@ -169,23 +216,48 @@ def _create_model(client: MlflowClient, name: str) -> None:
             raise
 
 
-def _move_alias(client: MlflowClient, name: str, version: str, tags: dict[str, str]) -> str:
-    aliases = {alias: str(n) for alias, n in client.get_registered_model(name).aliases.items()}
-    alias = CHAMPION if _is_champion(client, name, version, tags, aliases) else CHALLENGER
-    if aliases.get(alias) != version:
-        client.set_registered_model_alias(name, alias, version)
-    if alias == CHAMPION and aliases.get(CHALLENGER) == version:
-        client.delete_registered_model_alias(name, CHALLENGER)
-    return alias
+def _renew(client: MlflowClient, version: ModelVersion, tags: dict[str, str]) -> None:
+    """Give a version the numbers of a new evaluation, on which it is to be decided anew."""
+    name, number = version.name, str(version.version)
+    if all(version.tags.get(key) == value for key, value in tags.items()):
+        return
+    champion = aliases_of(client, name).get(CHAMPION)
+    # Of a decision that is being carried out, all has been compared.
+    if number != champion and version.tags.get(PROMOTION) in (CHAMPION, CHALLENGER):
+        client.delete_model_version_tag(name, number, PROMOTION)
+    set_tags(client, name, number, tags)
 
 
-def _is_champion(
-    client: MlflowClient, name: str, version: str, tags: dict[str, str], aliases: dict[str, str]
-) -> bool:
-    present = aliases.get(CHAMPION)
-    if present is None or present == version:
-        return True
-    rival = client.get_model_version(name, present).tags
-    same = all(rival.get(key) == tags[key] for key in ("protocol", "data_sha256"))
-    # Numbers of another protocol or dataset say nothing: the newest wins, as there is no rival.
-    return not same or float(tags["abs_rel"]) <= float(rival["abs_rel"])
+def _is_decided(client: MlflowClient, name: str, version: str) -> bool:
+    verdict = client.get_model_version(name, version).tags.get(PROMOTION)
+    is_champion = aliases_of(client, name).get(CHAMPION) == version
+    # A challenger that is champion was made it in MLflow itself.
+    return verdict == CHAMPION or (verdict == CHALLENGER and not is_champion)
+
+
+def _registered(client: MlflowClient, name: str, version: str) -> Registered:
+    found, aliases = client.get_model_version(name, version), aliases_of(client, name)
+    alias = next((a for a in (CHAMPION, CHALLENGER) if aliases.get(a) == version), None)
+    numbers = json.loads(found.tags.get(RECORD, "{}"))
+    return Registered(
+        name=name,
+        version=version,
+        alias=alias,
+        run_id=str(found.run_id),
+        uri=f"models:/{name}@{alias}" if alias else f"models:/{name}/{version}",
+        verdict=found.tags[PROMOTION],
+        reason=found.tags[REASON],
+        **{key: numbers.get(key) for key in ("metric", "improvement", "bounds")},
+    )
+
+
+def fetch_run(root: Path, run_id: str, into: Path) -> Path:
+    """Download the `checkpoint` artifacts of an MLflow run as the folder `into`, and verify them.
+
+    Returns `into`, which is replaced in one rename. Raises InputError as `fetch_version` does, and
+    when there is no such run or it has no checkpoint.
+    """
+    client = connect(root)
+    with _explained(root), fresh_folder(into) as folder:
+        _download(_checkpoint_uri(client, run_id), folder, f"runs:/{run_id}")
+    return into

@@ -12,6 +12,7 @@ from mde.cli.doctor import doctor
 from mde.cli.evaluate import evaluate
 from mde.cli.infer import predict_dataset
 from mde.cli.odometry import odometry
+from mde.cli.promote import promote
 from mde.cli.recipes import recipe
 from mde.cli.score import protocols, score
 from mde.cli.track import track_app
@@ -32,6 +33,7 @@ app.command()(doctor)
 app.command("predict-dataset")(predict_dataset)
 app.command()(evaluate)
 app.command()(odometry)
+app.command()(promote)
 app.command()(protocols)
 app.command()(score)
 
@@ -47,6 +49,7 @@ def check(params: Path = Path("params.yaml"), debug: Debug = False) -> None:
     from mde.data.curated import load_pictures
     from mde.data.sample import SampleConfig
     from mde.data.sources import load_source_config
+    from mde.promotion import PromotionConfig
     from mde.train.checkpoints import RunConfig
     from mde.variants import check_networks, load_variant
 
@@ -54,6 +57,7 @@ def check(params: Path = Path("params.yaml"), debug: Debug = False) -> None:
         content = load_params(params)
         load_section(params, "sample", SampleConfig)
         load_section(params, "run", RunConfig, optional=True)
+        load_section(params, "promotion", PromotionConfig, optional=True)
         load_section(params, "cluster", ClusterConfig)
         datasets = content.get("datasets") or {}
         sizes = {name: load_source_config(params, name).size for name in datasets}

@@ -40,7 +40,7 @@ ROOMS = [
     ["mde.variants", "mde.doctor"],
     ["mde.recipes", "mde.scoring", "mde.inference", "mde.predictions"],
     ["mde.evaluate", "mde.score", "mde.odometry", "mde.cluster", "mde.tracking"],
-    ["mde.registry"],
+    ["mde.promotion", "mde.succession", "mde.rivals", "mde.registry"],
     ["mde.report"],
     ["mde.compare"],
     ["mde.cli", "pipelines"],
@@ -49,7 +49,7 @@ ROOMS = [
 STRANGERS = [("mde.train", "mde.data"), ("mde.train", "mde.models"), ("mde.data", "mde.train")]
 ONLY_IN = {
     "ray": ["mde.cluster"],
-    "mlflow": ["mde.tracking", "mde.registry"],
+    "mlflow": ["mde.tracking", "mde.registry", "mde.succession", "mde.rivals"],
     "timm": ["mde.models.encoders"],
     "h5py": ["mde.data.sources", "mde.data.sample", "mde.data.raw.hdf5"],
     "dvc": [],

@@ -8,6 +8,7 @@ from rich import progress
 from rich.console import Console
 from rich.table import Table
 
+from mde.cli.compare import compare
 from mde.cli.doctor import doctor
 from mde.cli.evaluate import evaluate
 from mde.cli.infer import predict_dataset
@@ -31,6 +32,7 @@ app.add_typer(recipe, name="recipe")
 app.add_typer(track_app, name="track")
 app.command()(doctor)
 app.command("predict-dataset")(predict_dataset)
+app.command()(compare)
 app.command()(evaluate)
 app.command()(odometry)
 app.command()(promote)

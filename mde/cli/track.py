@@ -49,7 +49,10 @@ def sync(places: Places = None, root: Root = Path("."), debug: Debug = False) ->
 
 @track_app.command()
 def status(places: Places = None, root: Root = Path("."), debug: Debug = False) -> None:
-    """List the runs of which something waits; MLflow is not asked."""
+    """List the runs of which something waits; MLflow is not asked.
+
+    Beside values and the checkpoint these are files, pictures, datasets and use of the machine.
+    """
     table = Table("run", "ended", "waiting", "MLflow run", box=None, pad_edge=False)
     with explained(debug):
         for folder in _folders(places, root):
@@ -59,6 +62,8 @@ def status(places: Places = None, root: Root = Path("."), debug: Debug = False) 
             waiting = f"{folder.waiting_values()} values"
             if end is not None and end.artifacts and end.artifacts.sha256 != delivered.artifacts:
                 waiting += ", checkpoint"
+            if others := len(folder.waiting_once()) + len(folder.waiting_system()):
+                waiting += f", {others} more"
             how = end.status if end else "training or killed"
             table.add_row(folder.uri, how, waiting, delivered.run_id or "not yet")
     if table.row_count:

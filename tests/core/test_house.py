@@ -38,7 +38,7 @@ ROOMS = [
         "mde.training_pictures",
     ],
     ["mde.variants", "mde.doctor"],
-    ["mde.recipes", "mde.scoring", "mde.inference", "mde.predictions"],
+    ["mde.recipes", "mde.scoring", "mde.inference", "mde.cost", "mde.predictions"],
     ["mde.evaluate", "mde.score", "mde.odometry", "mde.cluster", "mde.tracking"],
     ["mde.promotion", "mde.succession", "mde.rivals", "mde.registry"],
     ["mde.report"],

@@ -197,7 +197,8 @@ def test_an_evaluation_is_written_for_people_and_programs(
     summary = json.loads((tmp_path / "first/metrics.json").read_text())
     assert summary["metrics"] == evaluation.summary["metrics"]
     assert [path.name for path in sorted((tmp_path / "first/panels").iterdir())] == [
-        "best-00.png", "index.json", "spread-00.png", "spread-01.png", "spread-02.png", "worst-00.png",
+        "best-00.png", "index.json", "spread-00.png", "spread-01.png", "spread-02.png",
+        "worst-00.png",
     ]  # fmt: skip
     for name in ("metrics.json", "per_image.parquet"):
         assert file_sha256(tmp_path / "first" / name) == file_sha256(tmp_path / "second" / name)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,49 @@ class Provenance:
 def git_commit() -> str:
     """The commit of the code.
 
-    MDE_GIT_COMMIT wins: a Ray job gets a copy of the code without its git folder.
+    MDE_GIT_COMMIT wins: a Ray job gets a copy of the code without its git folder. `dvc.lock` may
+    differ: `dvc repro` writes it as it goes.
     """
     if commit := os.environ.get("MDE_GIT_COMMIT"):
         return commit
     try:
-        changed = _git("status", "--porcelain", "--untracked-files=no")
+        changed = _git("status", "--porcelain", "--untracked-files=no", *_BUT_THE_LOCK)
         return _git("rev-parse", "HEAD") + ("+dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+@dataclass(frozen=True)
+class WorkingTree:
+    """What a commit does not say of the code that is running.
+
+    origin: where it can be cloned from, without credentials; the checkout's own folder when git
+    knows no remote. patch: `git diff` of tracked files, b"" when they are the commit's. untracked:
+    code beside them that is in no commit, nor in the patch.
+    """
+
+    origin: str
+    patch: bytes
+    untracked: tuple[str, ...]
+
+
+def working_tree(apart: Path | None = None) -> WorkingTree | None:
+    """The checkout of the running code; None where there is none, as in a Ray job.
+
+    apart: a file that is kept by itself and is not to be in the patch, such as params.yaml.
+    """
+    if os.environ.get("MDE_GIT_COMMIT"):
+        return None
+    try:
+        top = Path(_git("rev-parse", "--show-toplevel"))
+        paths = [*_BUT_THE_LOCK]
+        if apart is not None and apart.resolve().is_relative_to(top.resolve()):
+            paths.append(f":(top,exclude){apart.resolve().relative_to(top.resolve()).as_posix()}")
+        patch = _git_bytes("diff", "HEAD", "--binary", *paths)
+        code = _git("ls-files", "--others", "--exclude-standard", "--full-name", ":(top)*.py")
+        return WorkingTree(_remote() or str(top), patch, tuple(code.splitlines()))
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def mde_version() -> str:
@@ -62,6 +97,29 @@ def mde_version() -> str:
         return "unknown"
 
 
+def without_credentials(url: str) -> str:
+    """A URL without user name and password; `git@host:path`, which has none, as it is."""
+    parts = urlsplit(url)
+    if "://" not in url or parts.scheme == "ssh":
+        return url
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+_BUT_THE_LOCK = ("--", ":(top)", ":(top,exclude,glob)**/dvc.lock")
+
+
+def _remote() -> str | None:
+    names = _git("remote").splitlines()
+    if not names:
+        return None
+    name = "origin" if "origin" in names else names[0]
+    return without_credentials(_git("remote", "get-url", name))
+
+
 def _git(*arguments: str) -> str:
+    return _git_bytes(*arguments).decode(errors="replace").strip()
+
+
+def _git_bytes(*arguments: str) -> bytes:
     command = ["git", "-C", str(Path(__file__).parent), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(command, check=True, capture_output=True).stdout

@@ -35,7 +35,13 @@ from mde.succession import (
 )
 from mde.tracking.store import connect, tracking_uri
 from mde.train.checkpoint import read_state
-from mde.train.foreign import CHECKPOINT_FILES, refuse_foreign_names
+from mde.train.foreign import (
+    CHECKPOINT_FILES,
+    MLMODEL,
+    MLMODEL_LIMIT,
+    is_own_mlmodel,
+    refuse_foreign_names,
+)
 
 
 @dataclass(frozen=True)
@@ -192,6 +198,9 @@ def _download(source: str, folder: Path, where: str) -> None:
         PurePosixPath(file.path).name + "/" * file.is_dir: file.path
         for file in mlflow.artifacts.list_artifacts(artifact_uri=source)
     }
+    if MLMODEL in found and is_own_mlmodel(_read_text(source, MLMODEL)):
+        # For MLflow's other users; nothing here reads it.
+        del found[MLMODEL]
     refuse_foreign_names(found, where)
     for name in CHECKPOINT_FILES:
         if name in found:
@@ -214,6 +223,14 @@ def _create_model(client: MlflowClient, name: str) -> None:
         # Another process was faster.
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+
+
+def _read_text(source: str, name: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        uri = f"{source}/{name}"
+        file = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder)
+        with open(file, "rb") as content:
+            return content.read(MLMODEL_LIMIT + 1)
 
 
 def _renew(client: MlflowClient, version: ModelVersion, tags: dict[str, str]) -> None:

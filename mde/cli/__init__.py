@@ -15,6 +15,7 @@ from mde.cli.infer import predict_dataset
 from mde.cli.odometry import odometry
 from mde.cli.promote import promote
 from mde.cli.recipes import recipe
+from mde.cli.reproduce import reproduce
 from mde.cli.score import protocols, score
 from mde.cli.track import track_app
 from mde.errors import explained
@@ -37,6 +38,7 @@ app.command()(evaluate)
 app.command()(odometry)
 app.command()(promote)
 app.command()(protocols)
+app.command()(reproduce)
 app.command()(score)
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a converted dataset.")]

@@ -18,9 +18,12 @@ from mde.tracking.delivery import Delivery, claim_text
 from mde.tracking.lease import Lease
 from mde.tracking.run_folder import Artifacts, End, RunFolder
 from mde.tracking.store import tracking_uri
+from mde.tracking.system import SystemSampler
 
 POLL_S = 1.0
 MAX_BACKOFF_S = 30.0
+LOOK_S = 5.0
+"""Between two looks for what comes more rarely than numbers: pictures, use of the machine."""
 LINGER_S = 5.0
 """How long the workers of a killed driver may still write."""
 PATIENCE = "MDE_TRACK_PATIENCE_S"
@@ -37,16 +40,21 @@ class Courier:
         self.answered_at = time.monotonic()
         self.away = False
         self.next_try, self.backoff_s = 0.0, POLL_S
+        self.next_look = 0.0
         self._input = b""
         self._told: set[str] = set()
 
     def run(self) -> None:
         """Deliver until the end, and a little longer."""
-        end = None
+        end, record = None, self.folder.record
+        started_ms = record.created_ms if record else time.time_ns() // 1_000_000
+        sampler = SystemSampler(self.folder.system, started_ms, _say)
+        sampler.start()
         while end is None:
             end = self._listen()
             if time.monotonic() >= self.next_try:
                 self._try(end=None)
+        sampler.stop()
         if not self._input:
             time.sleep(LINGER_S)
         self._finish(end)
@@ -99,7 +107,13 @@ class Courier:
     def _has_news(self, end: End | None) -> bool:
         known = self.folder.delivered
         status = "RUNNING" if end is None else end.status
-        return known.run_id is None or known.status != status or bool(self.folder.waiting())
+        if known.run_id is None or known.status != status or self.folder.waiting():
+            return True
+        # Each look lists folders, which a bucket counts.
+        if end is None and time.monotonic() < self.next_look:
+            return False
+        self.next_look = time.monotonic() + LOOK_S
+        return bool(self.folder.waiting_system() or self.folder.waiting_once())
 
     def _fail(self, error: Exception) -> None:
         if not self.away:

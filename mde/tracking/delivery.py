@@ -13,20 +13,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mlflow
-from mlflow.entities import Metric, Param, ViewType
+from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
 from mde.errors import InputError
 from mde.files import file_sha256, read_json
-from mde.storage import open_storage
+from mde.storage import Storage, open_storage
+from mde.tracking.attachments import local_copy, send_once
 from mde.tracking.lease import Lease
-from mde.tracking.run_folder import Artifacts, Delivered, End, RunFolder, RunRecord, Status
-from mde.tracking.store import EXPERIMENT, connect, tracking_uri
+from mde.tracking.run_folder import (
+    MODEL,
+    Artifacts,
+    Delivered,
+    End,
+    RunFolder,
+    Status,
+)
+from mde.tracking.runs import KEY_TAG, MAX_METRICS, create_run, find_run, join_group, send_params
+from mde.tracking.store import connect, tracking_uri
 from mde.train.journal import Point, read_segment
 
-KEY_TAG = "mde.run_key"
-# What a server takes in one request.
-MAX_METRICS, MAX_PARAMS = 1000, 100
+__all__ = ["KEY_TAG", "Delivery", "Synced", "claim_text", "run_id_of", "sync"]
+
+CHECKPOINT = "checkpoint"
 # A server that keeps artifacts in a bucket answers when they are there.
 UPLOAD_TIMEOUT_S = 300
 
@@ -43,9 +52,9 @@ class Delivery:
     ) -> None:
         self.root, self.folder, self.answered = root, folder, answered
         self.values = 0
-        """How many metric values have been delivered."""
+        """How many metric values of the training have been delivered."""
         self.damaged: dict[str, str] = {}
-        """Messages of segments that cannot be read, by name; they are left where they are."""
+        """Messages of files that cannot be read, by name; they are left where they are."""
         self._client: mlflow.MlflowClient | None = None
 
     def deliver(self) -> str:
@@ -57,7 +66,10 @@ class Delivery:
         try:
             run_id = self._open_run()
             self._send_journal(run_id)
-            self._send_end(run_id)
+            self._send_system(run_id)
+            self._send_status(run_id)
+            self._send_once(run_id)
+            self._send_artifacts(run_id)
         except MlflowException as error:
             self._client = None
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
@@ -75,38 +87,51 @@ class Delivery:
             return delivered.run_id
         if record is None:
             raise InputError(f"{self.folder.uri}: holds no training run (it has no run.json)")
-        run_id = find_run(self._client, record.key) or _create_run(self._client, record)
+        run_id = find_run(self._client, record.key) or create_run(self._client, record)
         self.answered()
         # Again for a run that was found: whoever created it may not have come so far.
-        _send_params(self._client, run_id, record)
+        send_params(self._client, run_id, record)
+        join_group(self._client, run_id, record)
         self.answered()
         self.folder.write_delivered(Delivered(run_id))
         return run_id
 
     def _send_journal(self, run_id: str) -> None:
-        assert self._client is not None
-        for names, points in self._requests():
-            metrics = [
-                Metric(key, value, point.time_ms, point.step)
-                for point in points
-                for key, value in point.values.items()
-            ]
-            for start in range(0, len(metrics), MAX_METRICS):
-                self._client.log_batch(run_id, metrics[start : start + MAX_METRICS])
-                self.answered()
+        for names, points in self._requests(self.folder.storage, self.folder.waiting()):
+            self.values += self._send_points(run_id, points)
             delivered = self.folder.delivered
             known = (*delivered.segments, *names)
             self.folder.write_delivered(replace(delivered, segments=known))
-            self.values += len(metrics)
 
-    def _requests(self) -> Iterator[tuple[list[str], list[Point]]]:
+    def _send_system(self, run_id: str) -> None:
+        for names, points in self._requests(self.folder.system, self.folder.waiting_system()):
+            self._send_points(run_id, points)
+            delivered = self.folder.delivered
+            known = (*delivered.system, *names)
+            self.folder.write_delivered(replace(delivered, system=known))
+
+    def _send_points(self, run_id: str, points: list[Point]) -> int:
+        assert self._client is not None
+        metrics = [
+            Metric(key, value, point.time_ms, point.step)
+            for point in points
+            for key, value in point.values.items()
+        ]
+        for start in range(0, len(metrics), MAX_METRICS):
+            self._client.log_batch(run_id, metrics[start : start + MAX_METRICS])
+            self.answered()
+        return len(metrics)
+
+    def _requests(
+        self, storage: Storage, waiting: list[str]
+    ) -> Iterator[tuple[list[str], list[Point]]]:
         """Segments that wait, as many at a time as fit into a request, and at least one."""
         names: list[str] = []
         points: list[Point] = []
         size = 0
-        for name in self.folder.waiting():
+        for name in waiting:
             try:
-                found = read_segment(self.folder.storage, name)
+                found = read_segment(storage, name)
             except InputError as error:
                 self.damaged[name] = str(error)
                 continue
@@ -118,24 +143,53 @@ class Delivery:
         if names:
             yield names, points
 
-    def _send_end(self, run_id: str) -> None:
+    def _send_status(self, run_id: str) -> None:
         assert self._client is not None
         end, delivered = self.folder.end, self.folder.delivered
         status: Status = "RUNNING" if end is None else end.status
-        if delivered.status != status:
-            if end is None:
-                self._client.update_run(run_id, status="RUNNING")
-            else:
-                self._client.set_terminated(run_id, end.status, end.ended_ms)
-            self.answered()
-            self.folder.write_delivered(replace(delivered, status=status))
-        if end is not None and end.artifacts is not None:
-            self._send_artifacts(run_id, end.artifacts)
-
-    def _send_artifacts(self, run_id: str, artifacts: Artifacts) -> None:
-        assert self._client is not None
-        if self.folder.delivered.artifacts == artifacts.sha256:
+        if delivered.status == status:
             return
+        if end is None:
+            self._client.update_run(run_id, status="RUNNING")
+        else:
+            self._client.set_terminated(run_id, end.status, end.ended_ms)
+            if (record := self.folder.record) is not None:
+                join_group(self._client, run_id, record)
+        self.answered()
+        self.folder.write_delivered(replace(delivered, status=status))
+
+    def _send_once(self, run_id: str) -> None:
+        assert self._client is not None
+        for name in self.folder.waiting_once():
+            try:
+                with _upload_timeout():
+                    send_once(self._client, run_id, self.folder, name)
+            except InputError as error:
+                self.damaged[name] = str(error)
+                continue
+            self.answered()
+            delivered = self.folder.delivered
+            self.folder.write_delivered(replace(delivered, once=(*delivered.once, name)))
+
+    def _send_artifacts(self, run_id: str) -> None:
+        assert self._client is not None
+        artifacts = None if (end := self.folder.end) is None else end.artifacts
+        if artifacts is None or self.folder.delivered.artifacts == artifacts.sha256:
+            return
+        source = self._find(artifacts)
+        with _upload_timeout():
+            for file in sorted(path for path in source.rglob("*") if path.is_file()):
+                place = Path(CHECKPOINT, file.parent.relative_to(source)).as_posix()
+                self._client.log_artifact(run_id, str(file), place)
+                self.answered()
+            for name in self.folder.storage.names(MODEL):
+                data = self.folder.storage.read(f"{MODEL}/{name}")
+                with local_copy(name, data) as copy:
+                    self._client.log_artifact(run_id, str(copy), CHECKPOINT)
+                self.answered()
+        self.folder.write_delivered(replace(self.folder.delivered, artifacts=artifacts.sha256))
+
+    def _find(self, artifacts: Artifacts) -> Path:
         source = self.root / artifacts.place
         state = source / "state.json"
         if not state.is_file() or file_sha256(state) != artifacts.sha256:
@@ -143,39 +197,7 @@ class Delivery:
                 f"{source}: no longer the checkpoint of the run in {self.folder.uri}: it was "
                 "deleted, or a later training has replaced it. Bring it back, or delete that folder"
             )
-        with _upload_timeout():
-            for file in sorted(path for path in source.rglob("*") if path.is_file()):
-                place = Path("checkpoint", file.parent.relative_to(source)).as_posix()
-                self._client.log_artifact(run_id, str(file), place)
-                self.answered()
-        self.folder.write_delivered(replace(self.folder.delivered, artifacts=artifacts.sha256))
-
-
-def find_run(client: mlflow.MlflowClient, key: str) -> str | None:
-    """Id of the MLflow run with a key; None when MLflow has none."""
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    assert experiment is not None, "connect() creates it"
-    wanted = f"tags.`{KEY_TAG}` = '{key}'"
-    found = client.search_runs([experiment.experiment_id], wanted, ViewType.ACTIVE_ONLY, 1)
-    return found[0].info.run_id if found else None
-
-
-def _create_run(client: mlflow.MlflowClient, record: RunRecord) -> str:
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    assert experiment is not None, "connect() creates it"
-    run = client.create_run(
-        experiment.experiment_id,
-        start_time=record.created_ms,
-        tags={**record.tags, KEY_TAG: record.key},
-        run_name=record.name,
-    )
-    return str(run.info.run_id)
-
-
-def _send_params(client: mlflow.MlflowClient, run_id: str, record: RunRecord) -> None:
-    params = [Param(key, value) for key, value in record.params.items()]
-    for start in range(0, len(params), MAX_PARAMS):
-        client.log_batch(run_id, params=params[start : start + MAX_PARAMS])
+        return source
 
 
 @contextmanager

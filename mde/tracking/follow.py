@@ -14,10 +14,9 @@ from typing import Any
 from mde.files import file_sha256
 from mde.provenance import Provenance
 from mde.storage import open_storage
-from mde.tracking.run_folder import Artifacts, RunFolder, Status
+from mde.tracking.origin import Origin, describe
+from mde.tracking.run_folder import MODEL, Artifacts, RunFolder, Status
 from mde.tracking.store import tracking_uri
-
-DVC_EXP = ("DVC_EXP_NAME", "DVC_EXP_BASELINE_REV")
 
 
 class FollowedRun:
@@ -29,11 +28,14 @@ class FollowedRun:
         self.delivered = False
         """Whether MLflow has all of it; known when the `follow` block has ended."""
 
-    def finish(self, checkpoint: Path) -> None:
+    def finish(self, checkpoint: Path, beside: dict[str, bytes] | None = None) -> None:
         """Name the final checkpoint, below the root, for MLflow to get when the block ends.
 
         It must stay there until then, and until `mde track sync` when MLflow does not answer.
+        beside: files that MLflow is to have with it, see `mde.tracking.model_card`.
         """
+        for name, content in (beside or {}).items():
+            self.folder.storage.write(f"{MODEL}/{name}", content)
         place = checkpoint.absolute().relative_to(self.root).as_posix()
         self.artifacts = Artifacts(place, file_sha256(checkpoint / "state.json"))
 
@@ -48,7 +50,11 @@ class FollowedRun:
 
 @contextmanager
 def follow(
-    root: Path, uri: str | Path, provenance: Provenance, anew: bool = False
+    root: Path,
+    uri: str | Path,
+    provenance: Provenance,
+    anew: bool = False,
+    origin: Origin | None = None,
 ) -> Iterator[FollowedRun]:
     """Let a courier bring the journal of a run folder to MLflow while the block trains.
 
@@ -56,10 +62,13 @@ def follow(
     not have of it is kept beside the folder, for `mde track sync`. The block's end is the run's: as
     FAILED when it raises, as KILLED when that is Ctrl-C or SIGTERM. Then what is left is delivered,
     for as long as MLflow answers; what it does not take stays in the folder, and is said in a line.
+    origin: what MLflow is to have besides, see `mde.tracking.origin`.
     Nothing here waits for MLflow before the block ends, and none of its errors are raised.
     """
     root, folder = root.absolute(), RunFolder(open_storage(uri))
-    record = folder.begin(*_describe(provenance), anew)
+    origin = origin or Origin()
+    name, params, tags = describe(provenance)
+    record = folder.begin(name, params, tags | origin.tags, anew, origin.inputs, origin.files)
     run = FollowedRun(root, folder, record.key)
     courier = _CourierProcess(root, folder)
     try:
@@ -140,34 +149,7 @@ def _say_what_is_left(run: FollowedRun) -> None:
     print(
         f"MLflow at {tracking_uri(run.root)} does not have all of this run: "
         f"{run.folder.waiting_values()} points wait in {run.folder.uri}; when MLflow answers, "
-        "mde track sync delivers them",
+        "mde track sync delivers it",
         file=sys.stderr,
         flush=True,
     )
-
-
-def _describe(provenance: Provenance) -> tuple[str, dict[str, str], dict[str, str]]:
-    """Name, parameters and tags of a run."""
-    variant = provenance.variant
-    tags = {
-        "variant": variant["name"],
-        "dataset": variant["dataset"],
-        "family": variant["model"]["family"],
-        "data_sha256": provenance.data_sha256,
-        "mde_version": provenance.mde_version,
-        "mlflow.source.git.commit": provenance.git_commit,
-    }
-    # Set within `dvc exp run`: the runs of a sweep are found by them.
-    tags |= {name.lower(): os.environ[name] for name in DVC_EXP if name in os.environ}
-    return variant["name"], {key: str(v) for key, v in flatten(variant).items()}, tags
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings → dotted keys, so that runs can be searched by them."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

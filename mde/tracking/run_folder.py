@@ -1,7 +1,8 @@
 """What a run's folder says of the run, beside its checkpoints and its journal. No MLflow here.
 
 `run.json`: its key, name, parameters, written at the first start. `journal/end.json`: how it ended.
-`delivered.json`: what MLflow has of it.
+`delivered.json`: what MLflow has of it. `code/`: params.yaml, dvc.lock, a patch. `system/journal/`:
+use of the machine. `pictures/<key>/<step>.png`. `model/`: what MLflow has beside the checkpoint.
 """
 
 import json
@@ -21,8 +22,31 @@ RUN, DELIVERED = "run.json", "delivered.json"
 # there, so nobody takes a run for settled before its last segment.
 END = f"{journal.FOLDER}/end.json"
 CHECKPOINT_PREFIX = "step-"
+CODE, SYSTEM, PICTURES, MODEL = "code", "system", "pictures", "model"
+INPUTS = "inputs"
+DIGEST = 16
+"""Characters of a dataset's SHA-256 that are its digest in MLflow, which takes up to 36."""
+LATER_COMMIT = "mde.resumed_with"
+COMMIT, GROUP_TAG = "mlflow.source.git.commit", "mde.group"
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+
+
+@dataclass(frozen=True)
+class DatasetUsed:
+    """A dataset as an MLflow run has it.
+
+    digest: the first characters of its SHA-256. source_type, source: as MLflow has them, which is
+    JSON. rows: by split. context: `training` or `evaluation`. columns: JSON, as of MLflow's schema.
+    """
+
+    name: str
+    digest: str
+    source_type: str
+    source: str
+    rows: dict[str, int]
+    context: str
+    columns: str | None = None
 
 
 @dataclass(frozen=True)
@@ -34,6 +58,7 @@ class RunRecord:
     created_ms: int
     params: dict[str, str]
     tags: dict[str, str]
+    inputs: tuple[DatasetUsed, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -55,12 +80,18 @@ class End:
 
 @dataclass(frozen=True)
 class Delivered:
-    """What MLflow has confirmed. segments: names in the journal. artifacts: their SHA-256."""
+    """What MLflow has confirmed.
+
+    segments: names in the journal. system: in the one of the machine. artifacts: their SHA-256.
+    once: names as of `RunFolder.waiting_once`.
+    """
 
     run_id: str | None = None
     status: Status | None = None
     segments: tuple[str, ...] = ()
     artifacts: str | None = None
+    system: tuple[str, ...] = ()
+    once: tuple[str, ...] = ()
 
 
 class RunFolder:
@@ -78,7 +109,10 @@ class RunFolder:
     def record(self) -> RunRecord | None:
         """The run; None in a folder that holds none."""
         content = self._read(RUN)
-        return None if content is None else self._parse(RunRecord, RUN, content)
+        if content is None:
+            return None
+        used = [self._parse(DatasetUsed, RUN, each) for each in content.get(INPUTS, ())]
+        return self._parse(RunRecord, RUN, {**content, INPUTS: tuple(used)})
 
     @property
     def end(self) -> End | None:
@@ -97,12 +131,27 @@ class RunFolder:
         if content is None:
             return Delivered()
         found = self._parse(Delivered, DELIVERED, content)
-        return replace(found, segments=tuple(found.segments))
+        lists = {name: tuple(getattr(found, name)) for name in ("segments", "system", "once")}
+        return replace(found, **lists)
+
+    @property
+    def system(self) -> Storage:
+        """Where the journal of the machine is."""
+        return open_storage(join_uri(self.uri, SYSTEM))
 
     def begin(
-        self, name: str, params: dict[str, str], tags: dict[str, str], anew: bool = False
+        self,
+        name: str,
+        params: dict[str, str],
+        tags: dict[str, str],
+        anew: bool = False,
+        inputs: tuple[DatasetUsed, ...] = (),
+        files: dict[str, bytes] | None = None,
     ) -> RunRecord:
         """The folder's run, to be gone on with; a new one in an empty folder.
+
+        files: to be kept below `code/`. Those of the first start stay: when a later one is of
+        another commit, the tag `mde.resumed_with` says so.
 
         A run that is finished and whose checkpoints are gone is not gone on with, nor is any when
         `anew`: what MLflow does not have of it is moved to a folder beside, for `mde track sync`.
@@ -113,8 +162,13 @@ class RunFolder:
             record = None
         if record is None:
             self.forget()
+            for file, content in (files or {}).items():
+                self.storage.write(f"{CODE}/{file}", content)
             now_ms = time.time_ns() // 1_000_000
-            record = RunRecord(uuid.uuid4().hex, name, now_ms, params, tags)
+            record = RunRecord(uuid.uuid4().hex, name, now_ms, params, tags, inputs)
+            self._write(RUN, asdict(record))
+        elif tags.get(COMMIT, record.tags.get(COMMIT)) != record.tags.get(COMMIT):
+            record = replace(record, tags={**record.tags, LATER_COMMIT: tags[COMMIT]})
             self._write(RUN, asdict(record))
         return record
 
@@ -134,6 +188,32 @@ class RunFolder:
         known = set(self.delivered.segments)
         return [name for name in journal.segments(self.storage) if name not in known]
 
+    def waiting_system(self) -> list[str]:
+        """Segments of the journal of the machine that MLflow does not have, in order."""
+        known = set(self.delivered.system)
+        return [name for name in journal.segments(self.system) if name not in known]
+
+    def waiting_once(self) -> list[str]:
+        """What else MLflow does not have, and is to get once.
+
+        `inputs`: the datasets; `mde.resumed_with=<commit>`: a tag; the others are files.
+        """
+        record, names = self.record, []
+        if record is not None and record.inputs:
+            names.append(INPUTS)
+        if record is not None and LATER_COMMIT in record.tags:
+            names.append(f"{LATER_COMMIT}={record.tags[LATER_COMMIT]}")
+        known = set(self.delivered.once)
+        return [name for name in (*names, *self._files()) if name not in known]
+
+    def _files(self) -> list[str]:
+        """Names of the files below `code/` and `pictures/`."""
+        files = [f"{CODE}/{name}" for name in self.storage.names(CODE)]
+        for key in self.storage.names(PICTURES):
+            folder = f"{PICTURES}/{key}"
+            files += [f"{folder}/{name}" for name in self.storage.names(folder)]
+        return files
+
     def waiting_values(self) -> int:
         """Number of metric values that MLflow does not have; a damaged segment counts as one."""
         count = 0
@@ -151,6 +231,8 @@ class RunFolder:
         end, delivered = self.end, self.delivered
         if end is None or delivered.status != end.status or self.waiting():
             return False
+        if self.waiting_system() or self.waiting_once():
+            return False
         return end.artifacts is None or delivered.artifacts == end.artifacts.sha256
 
     @property
@@ -163,7 +245,7 @@ class RunFolder:
     def forget(self) -> None:
         """Delete all of this but the checkpoints."""
         # Without its record, the rest of a half-deleted run is nobody's.
-        for name in (RUN, DELIVERED, journal.FOLDER):
+        for name in (RUN, DELIVERED, journal.FOLDER, CODE, SYSTEM, PICTURES, MODEL):
             self.storage.delete(name)
 
     def _set_aside(self, key: str) -> None:
@@ -171,7 +253,10 @@ class RunFolder:
             return
         aside = open_storage(_beside(self.uri, f".{key[:8]}"))
         names = [f"{journal.FOLDER}/{name}" for name in journal.segments(self.storage)]
-        for name in (*names, END, DELIVERED, RUN):
+        segments = journal.segments(self.system)
+        names += [f"{SYSTEM}/{journal.FOLDER}/{name}" for name in segments]
+        names += [f"{MODEL}/{name}" for name in self.storage.names(MODEL)]
+        for name in (*names, *self._files(), END, DELIVERED, RUN):
             with suppress(FileNotFoundError):
                 aside.write(name, self.storage.read(name))
 

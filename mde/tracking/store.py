@@ -1,5 +1,6 @@
 """The MLflow store: an SQLite file in the root folder, or the server of MLFLOW_TRACKING_URI."""
 
+import json
 import os
 import time
 from dataclasses import dataclass
@@ -9,12 +10,15 @@ from typing import Any
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # The default, seven retries over four minutes, would hold up training when the server is down.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+# Files of a run are small, and stages have progress of their own to show.
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
-from mlflow.entities import Metric, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, RunTag
 from mlflow.exceptions import MlflowException
 
 from mde.errors import InputError
+from mde.tracking.run_folder import DIGEST, DatasetUsed
 
 EXPERIMENT = "mde"
 
@@ -38,10 +42,23 @@ def connect(root: Path) -> mlflow.MlflowClient:
             # A server keeps artifacts itself; the embedded store keeps them beside its file.
             local = uri.startswith("sqlite:")
             location = (root.resolve() / "mlruns").as_uri() if local else None
-            client.create_experiment(EXPERIMENT, artifact_location=location)
+            # MLflow's pages begin with what a training has, and not with what a chat has.
+            kind = {"mlflow.experimentKind": "custom_model_development"}
+            client.create_experiment(EXPERIMENT, location, kind)
     except MlflowException as error:
         raise InputError(f"MLflow at {uri} does not answer: {error}") from error
     return client
+
+
+def log_datasets(client: mlflow.MlflowClient, run_id: str, inputs: tuple[DatasetUsed, ...]) -> None:
+    """Log datasets as inputs of a run; what it has already is not doubled."""
+    found = []
+    for used in inputs:
+        profile = json.dumps({"num_rows": sum(used.rows.values()), **used.rows})
+        source = (used.source_type, used.source)
+        dataset = Dataset(used.name, used.digest, *source, used.columns, profile)
+        found.append(DatasetInput(dataset, [InputTag("mlflow.data.context", used.context)]))
+    client.log_inputs(run_id, found)
 
 
 @dataclass(frozen=True)
@@ -54,6 +71,7 @@ class TrackedRun:
     def log_evaluation(self, folder: Path, summary: dict[str, Any]) -> None:
         """Log an evaluation's numbers as `test_…`, its protocol as a tag, its files as artifacts.
 
+        A metric that is defined on no image is null in `metrics.json`, and not among the numbers.
         Raises InputError when the run is not in the store.
         """
         client = connect(self.root)
@@ -61,7 +79,9 @@ class TrackedRun:
         metrics = {f"test_{name}": value for name, value in summary["metrics"].items()}
         for baseline, values in summary["baselines"].items():
             metrics |= {f"{baseline}_{name}": value for name, value in values.items()}
-        points = [Metric(name, value, now, 0) for name, value in metrics.items()]
+        points = [
+            Metric(name, value, now, 0) for name, value in metrics.items() if value is not None
+        ]
         try:
             client.log_batch(self.run_id, points, tags=[RunTag("protocol", summary["protocol"])])
         except MlflowException as error:
@@ -69,7 +89,29 @@ class TrackedRun:
                 f"MLflow at {tracking_uri(self.root)} does not take results of run {self.run_id}: "
                 f"{error}. If the store is a new one, train again: dvc repro -f -s train@…"
             ) from error
+        self._log_dataset(client, summary)
         self.log_files(folder, "evaluation")
+
+    def _log_dataset(self, client: mlflow.MlflowClient, summary: dict[str, Any]) -> None:
+        """Log the split that was scored as an input: a dataset of its own, as MLflow has it."""
+        if not {"dataset", "data_sha256", "split"} <= summary.keys():
+            return
+        name, digest = summary["dataset"], summary["data_sha256"][:DIGEST]
+        rows = {summary["split"]: summary["images"]}
+        # Where it lies, the training has said.
+        inputs = client.get_run(self.run_id).inputs
+        known = [each.dataset for each in inputs.dataset_inputs] if inputs else []
+        found = [dataset for dataset in known if dataset.digest == digest][:1]
+        used = DatasetUsed(
+            name=f"{name}/{summary['split']}",
+            digest=digest,
+            source_type=found[0].source_type if found else "local",
+            source=found[0].source if found else json.dumps({"uri": name}),
+            rows=rows,
+            context="evaluation",
+            columns=found[0].schema if found else None,
+        )
+        log_datasets(client, self.run_id, (used,))
 
     def log_files(self, folder: Path, artifact_path: str) -> None:
         """Upload a folder's content below `artifact_path`."""

@@ -97,7 +97,7 @@ V = "variants.small"
         (f"{V}.recipe", None, f"{V}.recipe: "),
         (f"{V}.objective", "l1", "objective: expected a mapping, found 'l1'"),
         (f"{V}.objective.kind", ["supervised"], f"{V}.objective.kind: .* Allowed: self_superv"),
-        (f"{V}.protocol", ["nyu"], f"{V}.protocol: unknown key .* Allowed: kitti_eigen_mono, "),
+        (f"{V}.protocol", ["nyu"], f"{V}.protocol: unknown key .* Allowed: kitti_benchmark, "),
         (f"{V}.protocol", None, f"{V}.protocol: unknown key 'None'"),
         (f"{V}.dataset", ["rooms"], "datasets.*did you mean 'rooms'"),
         (f"{V}.recipe.stages", {"epochs": 2}, f"{V}.recipe.stages: .*array"),
@@ -123,7 +123,7 @@ V = "variants.small"
         (f"{V}.model.encoder", "resnet", f"{V}.model: unknown encoder.*; known: .*resnet18"),
         (f"{V}.objective.kind", "supervized", "did you mean 'supervised'.* Allowed: self_superv"),
         (f"{V}.objective.loss", "l3", f"{V}.objective: unknown loss 'l3'; known: .*, l1"),
-        (f"{V}.protocol", "nyu", f"{V}.protocol: unknown key 'nyu'.* Allowed: kitti_eigen_mono, "),
+        (f"{V}.protocol", "nyu", f"{V}.protocol: unknown key 'nyu'.* Allowed: kitti_benchmark, "),
         (f"{V}.dataset", "room", "datasets.room: unknown key 'room'; did you mean 'rooms'"),
         # Required keys.
         (f"{V}.dataset", ABSENT, f"{V}.dataset: this key is required and is not there"),
@@ -215,7 +215,10 @@ def test_a_mistake_in_a_dataset_is_named(tmp_path: Path, key: str, value: Any, m
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "expected a mapping with the keys sample, datasets, variants, run, pictures, cluster"),
+        (
+            "",
+            "expected a mapping with the keys sample, datasets, variants, run, promotion, pictures, cluster",
+        ),
         ("- 1\n- 2\n", "expected a mapping with the keys"),
         ("variants: {a: [}\n", "not valid YAML"),
         ("variants:\n  a: 1\n  a: 2\n", "not valid YAML"),

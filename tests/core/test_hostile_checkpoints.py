@@ -15,7 +15,12 @@ from torch import nn
 from mde.errors import InputError
 from mde.files import file_sha256
 from mde.train.checkpoint import load_checkpoint, load_model, read_state, save_checkpoint
-from mde.train.foreign import refuse_foreign, refuse_foreign_names
+from mde.train.foreign import (
+    MLMODEL_LIMIT,
+    is_own_mlmodel,
+    refuse_foreign,
+    refuse_foreign_names,
+)
 
 NETWORK = nn.ModuleDict({"model": nn.Linear(2, 2)})
 
@@ -115,6 +120,46 @@ def test_files_that_are_only_data_are_no_fault(checkpoint: Path):
         (checkpoint / name).write_text("{}")
     for load in LOADERS.values():
         load(checkpoint)
+
+
+OWN = '{"flavors": {"python_function": {"loader_module": "mde.pyfunc"}}, "metadata": {}}'
+
+
+@pytest.mark.parametrize("load", LOADERS)
+def test_our_own_mlmodel_is_no_fault(load: str, checkpoint: Path):
+    (checkpoint / "MLmodel").write_text(OWN)
+    LOADERS[load](checkpoint)
+    # But by name alone it could be anybody's.
+    with pytest.raises(InputError, match=r"MLmodel \(an MLflow model"):
+        refuse_foreign_names(["MLmodel"], "here")
+
+
+ALMOST_OURS = {
+    "another loader": OWN.replace("mde.pyfunc", "mde_pyfunc"),
+    "code beside it": OWN.replace('"mde.pyfunc"', '"mde.pyfunc", "code": "code"'),
+    "data elsewhere": OWN.replace('"mde.pyfunc"', '"mde.pyfunc", "data": "/etc"'),
+    "an environment": OWN.replace('"mde.pyfunc"', '"mde.pyfunc", "env": "conda.yaml"'),
+    "a loader that comes twice": OWN.replace(
+        '"loader_module"', '"loader_module": "plugin", "loader_module"'
+    ),
+    "another flavour": OWN.replace('"python_function"', '"sklearn": {}, "python_function"'),
+    "no flavour": '{"flavors": {}}',
+    "another key": OWN.replace('"metadata"', '"resources"'),
+    "YAML": "flavors:\n  python_function: {loader_module: mde.pyfunc}\n",
+    "a tag of YAML": "!!python/object/apply:os.system ['true']",
+    "no mapping": "[]",
+    "nothing": "",
+    "nested without end": "[" * 50000,
+    "too long": OWN + " " * MLMODEL_LIMIT,
+}
+
+
+@pytest.mark.parametrize("kind", ALMOST_OURS)
+def test_an_mlmodel_that_says_more_than_ours_is_refused(kind: str, checkpoint: Path):
+    (checkpoint / "MLmodel").write_text(ALMOST_OURS[kind])
+    with pytest.raises(InputError, match=r"MLmodel \(an MLflow model"):
+        read_state(checkpoint)
+    assert is_own_mlmodel(OWN.encode())
 
 
 def test_a_folder_that_is_called_like_a_file_of_a_checkpoint_is_none():

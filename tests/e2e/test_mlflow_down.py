@@ -208,6 +208,8 @@ def in_mlflow(key: str) -> tuple[mlflow.entities.Run, dict[str, list[tuple[int, 
             for m in client.get_metric_history(run.info.run_id, name)
         )
         for name in run.data.metrics
+        # Use of the machine is not the training's, and comes by the clock.
+        if not name.startswith("system/")
     }
 
 

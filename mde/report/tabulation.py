@@ -170,7 +170,7 @@ def _rows(group: list[Summary], columns: list[Column]) -> list[dict[str, Any]]:
     for summary in group:
         numbers = [column.value(summary) for column in columns]
         cells = [
-            (_text(number, column), number is not None and number == top)
+            (_text(number, column), top is not None and _rounded(number, column) == top)
             for number, column, top in zip(numbers, columns, best, strict=True)
         ]
         starts = summary["mode"] != before
@@ -208,11 +208,18 @@ def _row(
 
 
 def _best(values: list[float | None], column: Column) -> float | None:
-    """The best of several models; one alone has no rival, and of equal ones none is better."""
-    found = [value for value in values if value is not None]
+    """The best of several models; one alone has no rival, and of equal ones none is better.
+
+    Rounded as it is shown: what looks equal is.
+    """
+    found = [rounded for value in values if (rounded := _rounded(value, column)) is not None]
     if column.higher is None or len(set(found)) < 2:
         return None
     return max(found) if column.higher else min(found)
+
+
+def _rounded(number: float | None, column: Column) -> float | None:
+    return None if number is None else round(number, column.digits)
 
 
 def _text(number: float | None, column: Column) -> str:

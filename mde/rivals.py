@@ -51,7 +51,9 @@ class Candidate:
     def tags(self) -> dict[str, str]:
         """What a version of the model registry says of its evaluation."""
         tags = {key: self.summary[key] for key in ("protocol", "test_sha256", "data_sha256")}
-        for metric, value in self.summary["metrics"].items():
+        scale = self.summary.get("scale", {})
+        scales = {f"scale_{of}": value for of, value in scale.items()}
+        for metric, value in {**self.summary["metrics"], **scales}.items():
             tags[metric] = "none" if value is None else f"{value:.6g}"
         return tags
 

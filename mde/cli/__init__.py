@@ -21,7 +21,7 @@ from mde.cli.track import track_app
 from mde.errors import explained
 
 # What fits into 80 columns; the report has all.
-SHOWN = ("abs_rel", "rmse", "rmse_log", "a1")
+SHOWN = ("abs_rel", "rmse", "rmse_log", "a1", "scale median", "scale spread")
 
 app = typer.Typer(
     help="Monocular depth estimation.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -91,7 +91,8 @@ def summary(root: Path = Path("."), debug: Debug = False) -> None:
             shown = [i for i, column in enumerate(content["columns"]) if column[0] in SHOWN]
             for name, unit, higher in (content["columns"][i] for i in shown):
                 heading = f"{name} ({unit})" if unit else name
-                table.add_column(f"{heading} {'↑' if higher else '↓'}", justify="right")
+                arrow = {True: " ↑", False: " ↓", None: ""}[higher]
+                table.add_column(heading + arrow, justify="right")
             for row in content["rows"]:
                 cells = [row["cells"][i] for i in shown]
                 cells = [f"[bold]{text}[/]" if best else text for text, best in cells]

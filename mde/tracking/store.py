@@ -21,6 +21,8 @@ from mde.errors import InputError
 from mde.tracking.run_folder import DIGEST, DatasetUsed
 
 EXPERIMENT = "mde"
+JUDGED = ("protocol", "test_sha256", "ground_truth")
+"""What of an evaluation says whether its numbers compare with those of another one."""
 
 
 def tracking_uri(root: Path) -> str:
@@ -69,7 +71,7 @@ class TrackedRun:
     run_id: str
 
     def log_evaluation(self, folder: Path, summary: dict[str, Any]) -> None:
-        """Log an evaluation's numbers as `test_…`, its protocol as a tag, its files as artifacts.
+        """Log an evaluation's numbers as `test_…`, JUDGED as tags, its files as artifacts.
 
         A metric that is defined on no image is null in `metrics.json`, and not among the numbers.
         Raises InputError when the run is not in the store.
@@ -77,13 +79,15 @@ class TrackedRun:
         client = connect(self.root)
         now = int(time.time() * 1000)
         metrics = {f"test_{name}": value for name, value in summary["metrics"].items()}
+        metrics |= {f"test_scale_{of}": value for of, value in summary.get("scale", {}).items()}
         for baseline, values in summary["baselines"].items():
             metrics |= {f"{baseline}_{name}": value for name, value in values.items()}
         points = [
             Metric(name, value, now, 0) for name, value in metrics.items() if value is not None
         ]
         try:
-            client.log_batch(self.run_id, points, tags=[RunTag("protocol", summary["protocol"])])
+            tags = [RunTag(key, summary[key]) for key in JUDGED if key in summary]
+            client.log_batch(self.run_id, points, tags=tags)
         except MlflowException as error:
             raise InputError(
                 f"MLflow at {tracking_uri(self.root)} does not take results of run {self.run_id}: "

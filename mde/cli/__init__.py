@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 from rich import progress
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -21,7 +22,8 @@ from mde.cli.track import track_app
 from mde.errors import explained
 
 # What fits into 80 columns; the report has all.
-SHOWN = ("abs_rel", "rmse", "rmse_log", "a1", "scale median", "scale spread")
+SHOWN = ("abs_rel", "rmse", "rmse_log", "a1")
+SCALED = ("abs_rel", "rmse", "a1", "scale median", "scale spread")
 
 app = typer.Typer(
     help="Monocular depth estimation.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -86,9 +88,11 @@ def summary(root: Path = Path("."), debug: Debug = False) -> None:
     with explained(debug):
         for content in tables(read_summaries(layout)):
             title = f"{content['dataset']} · {content['protocol']} · {content['images']} images"
-            table = Table(title=title, title_justify="left")
+            table = Table(title=title, title_justify="left", box=SIMPLE, pad_edge=False)
             table.add_column("variant", no_wrap=True)
-            shown = [i for i, column in enumerate(content["columns"]) if column[0] in SHOWN]
+            names = [name for name, *_ in content["columns"]]
+            wanted = SCALED if SCALED[-1] in names else SHOWN
+            shown = [i for i, name in enumerate(names) if name in wanted]
             for name, unit, higher in (content["columns"][i] for i in shown):
                 heading = f"{name} ({unit})" if unit else name
                 arrow = {True: " ↑", False: " ↓", None: ""}[higher]

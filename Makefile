@@ -14,7 +14,7 @@ repro: $(BIN)/.installed  ## raw data → shards → models → registry → rep
 
 test: $(BIN)/.installed  ## everything: core, Ray, DVC and MLflow
 	pytest -n auto --dist loadfile tests/core
-	pytest -n auto --dist loadfile tests/models tests/benchmarks tests/real
+	pytest -n auto --dist loadfile tests/models tests/evaluation tests/benchmarks tests/real
 	# The longest ones first, so that none is left to run alone.
 	pytest -n 2 --dist loadfile tests/e2e tests/cluster
 

@@ -12,7 +12,7 @@ from mde.errors import InputError
 from mde.layout import Layout
 from mde.registry import fetch_run
 from mde.tracking.store import EXPERIMENT, connect
-from tests.core.compare_data import write_checkpoint, write_data
+from tests.evaluation.compare_data import write_checkpoint, write_data
 
 pytestmark = pytest.mark.e2e
 

@@ -13,7 +13,7 @@ from mde.errors import InputError
 from mde.layout import Layout
 from mde.protocols import PROTOCOLS
 from mde.report.page import write_report
-from tests.report_tree import Planned, write_tree
+from tests.evaluation.report_tree import Planned, write_tree
 
 pytestmark = pytest.mark.e2e
 

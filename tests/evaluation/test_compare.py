@@ -31,7 +31,7 @@ from mde.errors import InputError
 from mde.evaluate import evaluate
 from mde.layout import Layout
 from mde.protocols import PROTOCOLS
-from tests.core.compare_data import IMAGES, write_checkpoint, write_data
+from tests.evaluation.compare_data import IMAGES, write_checkpoint, write_data
 
 PROTOCOL = PROTOCOLS["kitti_eigen_mono"]
 NO_COST = Options(num_panels=2, cost_seconds=0)

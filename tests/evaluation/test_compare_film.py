@@ -19,7 +19,7 @@ from mde.compare.film import (
 from mde.compare.sequence import longest_run, pick_sequence
 from mde.data.shards import Manifest, write_manifest, write_shard
 from mde.errors import InputError
-from tests.core.compare_data import make_row
+from tests.evaluation.compare_data import make_row
 
 SIZE = 64, 96
 RED, NEAR, FAR = (200, 20, 20), 2.0, 40.0

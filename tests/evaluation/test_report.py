@@ -20,7 +20,7 @@ from mde.report.results import count_parameters, read_histogram
 from mde.report.tabulation import KEY, ranges_of, split_name
 from mde.train.checkpoint import save_model
 from mde.visualize import LINE_STYLES, MODEL_COLORS, draw_error_histograms, model_styles
-from tests.report_tree import MODEL
+from tests.evaluation.report_tree import MODEL
 
 
 def summary(variant: str = "a", mode: str = "supervised", **changes: Any) -> dict[str, Any]:

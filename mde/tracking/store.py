@@ -71,19 +71,26 @@ class TrackedRun:
     run_id: str
 
     def log_evaluation(self, folder: Path, summary: dict[str, Any]) -> None:
-        """Log an evaluation's numbers as `test_…`, JUDGED as tags, its files as artifacts.
+        """Log an evaluation's numbers, JUDGED as tags, its files as artifacts.
+
+        A number is called `<protocol>/<metric>`, such as `nyu_eigen-1/abs_rel`, so that MLflow does
+        not put those of different protocols into one column; a baseline's, `<protocol>/random/…`.
 
         A metric that is defined on no image is null in `metrics.json`, and not among the numbers.
         Raises InputError when the run is not in the store.
         """
         client = connect(self.root)
         now = int(time.time() * 1000)
-        metrics = {f"test_{name}": value for name, value in summary["metrics"].items()}
-        metrics |= {f"test_scale_{of}": value for of, value in summary.get("scale", {}).items()}
+        # MLflow takes no @ in names.
+        protocol = summary["protocol"].replace("@", "-")
+        metrics = dict(summary["metrics"])
+        metrics |= {f"scale_{of}": value for of, value in summary.get("scale", {}).items()}
         for baseline, values in summary["baselines"].items():
-            metrics |= {f"{baseline}_{name}": value for name, value in values.items()}
+            metrics |= {f"{baseline}/{name}": value for name, value in values.items()}
         points = [
-            Metric(name, value, now, 0) for name, value in metrics.items() if value is not None
+            Metric(f"{protocol}/{name}", value, now, 0)
+            for name, value in metrics.items()
+            if value is not None
         ]
         try:
             tags = [RunTag(key, summary[key]) for key in JUDGED if key in summary]

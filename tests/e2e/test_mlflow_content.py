@@ -186,7 +186,7 @@ def test_the_split_that_is_scored_is_an_input_beside_the_training_data(tmp_path:
         used.dataset.name: (used.dataset.source, used.tags[0].value)
         for used in client.get_run(run.info.run_id).inputs.dataset_inputs
     }
-    assert client.get_run(run.info.run_id).data.metrics == {"test_a1": 0.5}
+    assert client.get_run(run.info.run_id).data.metrics == {"p/a1": 0.5}
     assert found == {"toy": (SOURCE, "training"), "toy/test": (SOURCE, "evaluation")}
 
 

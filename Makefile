@@ -15,8 +15,8 @@ repro: $(BIN)/.installed  ## raw data → shards → models → registry → rep
 test: $(BIN)/.installed  ## everything: core, Ray, DVC and MLflow
 	pytest -n auto --dist loadfile tests/core
 	pytest -n auto --dist loadfile tests/models tests/evaluation tests/benchmarks tests/real
-	# The longest ones first, so that none is left to run alone.
-	pytest -n 2 --dist loadfile tests/e2e tests/cluster
+	# They wait for servers half of the time, so one more than there are cores at least.
+	pytest -n 3 --dist loadfile tests/e2e tests/cluster
 
 check: $(BIN)/.installed  ## what to run before a commit: seconds
 	ruff check .

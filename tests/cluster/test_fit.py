@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from mde.cluster.fit import FitJob, fit
 from mde.cluster.session import ClusterConfig
 from mde.data.convert import convert, run_one_by_one
-from mde.data.curated import PicturesConfig
 from mde.data.sources import load_source_config
 from mde.errors import InputError
 from mde.models import ModelConfig
@@ -64,13 +63,6 @@ def test_two_workers_go_through_the_stages_of_a_recipe_and_say_how_they_stand_an
         f"pictures/{key}/00000000{step}.png" for key in ("frames", "training") for step in (3, 6)
     ]
     assert all(np.asarray(Image.open(file)).std() > 20 for file in drawn)
-
-
-def test_a_frame_to_draw_that_is_not_there_is_named_before_anything_is_trained(job: FitJob) -> None:
-    wrong = dataclasses.replace(job, pictures=PicturesConfig(("nyu_9999",)))
-    with pytest.raises(InputError, match=r"pictures.shards.frames: .*no sample 'nyu_9999'; did"):
-        fit(changed(wrong, {"epochs": 1}))
-    assert not list(Path(job.storage).glob("step-*"))
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_at_once_and_leaves_the_batches(

@@ -45,7 +45,7 @@ def test_a_run_a_version_and_a_folder_are_compared_on_the_data_of_the_first(root
     done = subprocess.run(
         [
             sys.executable, "-m", "mde.cli", "compare", run_id, "models:/mde-fast@champion",
-            str(other), "--root", str(root), "--out", str(root / "out"), "--cost-seconds", "1",
+            str(other), "--root", str(root), "--out", str(root / "out"), "--cost-seconds", "0.2",
         ],
         capture_output=True,
         text=True,

@@ -1,5 +1,6 @@
 """Raw data under DVC: added, pushed, pulled, imported; and a new dataset re-runs its own stages."""
 
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from tests.conftest import PARAMS, REPOSITORY
 from tests.e2e.test_repro import run
 
 pytestmark = pytest.mark.e2e
+
+TOOLS = Path(sys.executable).parent
 
 MINE = """
   mine:
@@ -63,7 +66,7 @@ def checked(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     (folder / "params.yaml").write_text(PARAMS)
 
     def command(*words: str) -> str:
-        result = run(folder, *words)
+        result = run(folder, TOOLS, shlex.join(words))
         assert result.returncode == 0, f"{words}\n{result.stdout}\n{result.stderr}"
         return result.stdout
 
@@ -119,7 +122,7 @@ def test_a_new_dataset_runs_its_own_stage_alone(checked: Callable[..., str]) -> 
     def refusal() -> str:
         assert "convert@mine" in checked("dvc", "status", "convert@mine")
         train = [sys.executable, "-m", "pipelines.train", "--variant", "mine-resfpn"]
-        result = run(folder, *train)
+        result = run(folder, TOOLS, shlex.join(train))
         assert result.returncode == 1, result.stderr
         assert "Traceback" not in result.stderr
         assert "data/shards/mine: converted before this was changed:" in result.stderr

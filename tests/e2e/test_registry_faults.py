@@ -79,7 +79,6 @@ CASES = {
     # Whether there is a champion, the newcomer's abs_rel beside its 0.2, its alias in the end.
     "the first one": (False, 0.3, "champion"),
     "a better one": (True, 0.1, "champion"),
-    "a worse one": (True, 0.3, "challenger"),
 }
 
 

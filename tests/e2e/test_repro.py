@@ -235,7 +235,7 @@ def test_the_printed_commands_make_the_version_again_to_the_bit(
     assert file_sha256(tmp_path / weights) == file_sha256(project / weights)
     # Results that are other ones.
     state = tmp_path / f"models/{VARIANT}/checkpoint/state.json"
-    state.write_text(state.read_text().replace('"lr": 0.0005,', '"lr": 0.0006,', 1))
+    state.write_text(state.read_text().replace('"lr": 0.0005,', '"lr": 0.0006,'))
     failed = run(tmp_path, tools, printed[-1])
     assert failed.returncode == 1
     assert "recipe.lr: 0.0005 then, 0.0006 now" in failed.stdout

@@ -134,7 +134,8 @@ def curves(root: Path, run_id: str) -> dict[str, list[tuple[int, float]]]:
     return {
         name: [(point.step, point.value) for point in client.get_metric_history(run_id, name)]
         for name in client.get_run(run_id).data.metrics
-        if name not in TIMES
+        # The machine's are no numbers of the training.
+        if name not in TIMES and not name.startswith("system/")
     }
 
 

@@ -15,7 +15,7 @@ repro: $(BIN)/.installed  ## raw data → shards → models → registry → rep
 test: $(BIN)/.installed  ## everything: core, Ray, DVC and MLflow
 	pytest -n auto --dist loadfile tests/core
 	pytest -n auto --dist loadfile tests/models tests/evaluation tests/benchmarks tests/real
-	# They wait for servers half of the time, so one more than there are cores at least.
+	# They wait for servers half of the time: three at a time, on two cores too.
 	pytest -n 3 --dist loadfile tests/e2e tests/cluster
 
 check: $(BIN)/.installed  ## what to run before a commit: seconds

@@ -7,8 +7,6 @@ killed between any two calls leaves nothing that a second try would not find and
 
 import json
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -33,7 +31,7 @@ from mde.succession import (
     crown,
     set_tags,
 )
-from mde.tracking.store import connect, tracking_uri
+from mde.tracking.store import connect, explained_mlflow
 from mde.train.checkpoint import read_state
 from mde.train.foreign import (
     CHECKPOINT_FILES,
@@ -90,7 +88,7 @@ def register(
     client, name = connect(root), f"mde-{summary['variant']}"
     candidate = Candidate.read(summary, per_image, config)
     tags = candidate.tags()
-    with _explained(root):
+    with explained_mlflow(root):
         known = _version_of_run(client, name, run_id)
         source = _source(client, known) if known else _checkpoint_uri(client, run_id)
         _verify(source, f"checkpoint of MLflow run {run_id}")
@@ -115,7 +113,7 @@ def promote(root: Path, uri: str, reason: str, by: str) -> Registered:
     if not reason.strip():
         raise InputError("a promotion by hand needs a reason: --reason '…'")
     client = connect(root)
-    with _explained(root):
+    with explained_mlflow(root):
         version = _find_version(client, uri)
         name, number = version.name, str(version.version)
         if aliases_of(client, name).get(CHAMPION) == number:
@@ -135,20 +133,11 @@ def fetch_version(root: Path, uri: str, into: Path) -> Path:
     SHA-256, or the version holds code, a pickle or an MLflow model.
     """
     client = connect(root)
-    with _explained(root):
+    with explained_mlflow(root):
         version = _find_version(client, uri)
         with fresh_folder(into) as folder:
             _download(_source(client, version), folder, uri)
     return into
-
-
-@contextmanager
-def _explained(root: Path) -> Iterator[None]:
-    try:
-        yield
-    # What is raised for a transfer that fails is an OSError.
-    except (MlflowException, OSError) as error:
-        raise InputError(f"MLflow at {tracking_uri(root)}: {error}") from error
 
 
 def _version_of_run(client: MlflowClient, name: str, run_id: str) -> ModelVersion | None:
@@ -275,6 +264,6 @@ def fetch_run(root: Path, run_id: str, into: Path) -> Path:
     when there is no such run or it has no checkpoint.
     """
     client = connect(root)
-    with _explained(root), fresh_folder(into) as folder:
+    with explained_mlflow(root), fresh_folder(into) as folder:
         _download(_checkpoint_uri(client, run_id), folder, f"runs:/{run_id}")
     return into

@@ -97,8 +97,9 @@ def score(
 
 
 def _show(result: "Score", protocol: "Protocol", out: Path) -> None:
+    from mde.protocol_words import describe
     from mde.score import worst
-    from mde.score.tables import describe, metric_table, scale_text
+    from mde.score.tables import metric_table, scale_text
 
     console, summary = Console(highlight=False), result.summary
     console.print(f"[bold]{protocol.id}[/] · {escape(summary['predictions'])}")

@@ -1,7 +1,6 @@
 """What `mde.score` has found: on the terminal, and as files."""
 
 import csv
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,44 +11,12 @@ from mde.errors import InputError
 from mde.evaluate import write_per_image
 from mde.files import fresh_folder, write_json
 from mde.metrics import METRICS, UNITS, bin_names, higher_is_better
+from mde.protocol_words import describe
 from mde.protocols import PROTOCOLS, Protocol
 from mde.score import Score
 from mde.structure import structure_names
 
 FILES = ("metrics.json", "per_image.parquet", "table.csv", "table.md")
-SCALINGS = {
-    "none": "no scaling",
-    "median": "each prediction times median(truth) / median(prediction)",
-    "stereo": "5.4 m per unit, the same for all",
-}
-FLIPS = {"none": "none", "mean": "mean of both depths", "ramp": "disparities, joined by a ramp"}
-CROPS = {
-    "none": "no crop",
-    "garg": "Garg crop",
-    "eigen_nyu": "Eigen crop",
-    "densedepth": "DenseDepth's crop",
-}
-
-
-def describe(protocol: Protocol) -> dict[str, str]:
-    """What a protocol fixes, in words."""
-    low, high = protocol.min_depth, protocol.max_depth
-    clip = f"{low:g} m and more" if high == math.inf else f"{low:g} … {high:g} m"
-    between = f"where {low:g} < truth < {high:g} m"
-    view = "the middle 91 %, at 224x224" if protocol.fastdepth_view else CROPS[protocol.crop]
-    if protocol.kb_crop:
-        view += "; predictions of 352x1216 px are put to the middle of the lower border"
-    relative = "; relative errors divide by the prediction" if protocol.swapped else ""
-    return {
-        "ground truth": protocol.ground_truth,
-        "counts": between if protocol.mask == "range" else "where truth is known",
-        "view": view,
-        "clip": f"predictions to {clip}",
-        "scaling": SCALINGS[protocol.scaling],
-        "resize": f"{protocol.resize}, bilinear",
-        "flip": FLIPS[protocol.flip],
-        "averaged": f"over {protocol.averaging}s{relative}",
-    }
 
 
 def protocol_table() -> Table:

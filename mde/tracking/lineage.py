@@ -1,17 +1,14 @@
 """From a registered version, or a run, back to what it was made of."""
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow.artifacts
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 
 from mde.errors import InputError
-from mde.tracking.store import connect, tracking_uri
+from mde.tracking.store import connect, explained_mlflow, tracking_uri
 
 EXPECTED = "expected models:/<name>@<alias>, models:/<name>/<version> or runs:/<run id>"
 
@@ -33,7 +30,7 @@ class Lineage:
 
     def names(self, folder: str = "") -> list[str]:
         """Paths of the run's files below a folder. Raises InputError as `find_lineage`."""
-        with _explained(self.root):
+        with explained_mlflow(self.root):
             found = connect(self.root).list_artifacts(self.run_id, folder or None)
         return [file.path for file in found if not file.is_dir]
 
@@ -44,7 +41,7 @@ class Lineage:
                 f"{self.uri}: MLflow run {self.run_id} has no file {path}: it was trained before "
                 "mde kept it there, or not by mde"
             )
-        with _explained(self.root), tempfile.TemporaryDirectory(prefix="mde-") as folder:
+        with explained_mlflow(self.root), tempfile.TemporaryDirectory(prefix="mde-") as folder:
             found = mlflow.artifacts.download_artifacts(
                 run_id=self.run_id, artifact_path=path, dst_path=folder
             )
@@ -57,7 +54,7 @@ def find_lineage(root: Path, uri: str) -> Lineage:
     Raises InputError when there is no such version or run, and when MLflow does not answer.
     """
     client = connect(root)
-    with _explained(root):
+    with explained_mlflow(root):
         run_id, title = _run_of(client, uri)
         run = client.get_run(run_id)
     return Lineage(
@@ -83,11 +80,3 @@ def _run_of(client: MlflowClient, uri: str) -> tuple[str, str]:
     if not version.run_id:
         raise InputError(f"{uri}: version {version.version} names no run; it was not made by mde")
     return str(version.run_id), f"{name} version {version.version}, MLflow run {version.run_id}"
-
-
-@contextmanager
-def _explained(root: Path) -> Iterator[None]:
-    try:
-        yield
-    except (MlflowException, OSError) as error:
-        raise InputError(f"MLflow at {tracking_uri(root)}: {error}") from error

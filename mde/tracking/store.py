@@ -3,6 +3,8 @@
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,16 @@ def log_datasets(client: mlflow.MlflowClient, run_id: str, inputs: tuple[Dataset
         dataset = Dataset(used.name, used.digest, *source, used.columns, profile)
         found.append(DatasetInput(dataset, [InputTag("mlflow.data.context", used.context)]))
     client.log_inputs(run_id, found)
+
+
+@contextmanager
+def explained_mlflow(root: Path) -> Iterator[None]:
+    """Turn what MLflow raises, in transfers of files too, into an InputError that names it."""
+    try:
+        yield
+    # What is raised for a transfer that fails is an OSError.
+    except (MlflowException, OSError) as error:
+        raise InputError(f"MLflow at {tracking_uri(root)}: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ ROOMS = [
         "mde.structure",
         "mde.crops",
         "mde.protocols",
+        "mde.protocol_words",
         "mde.models",
     ],
     [

@@ -1,5 +1,6 @@
 """The report's tables, words and drawings; tests/e2e/test_report_page.py opens the page."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from mde.errors import InputError
 from mde.files import write_json
 from mde.layout import Layout
 from mde.models import build_model
+from mde.protocol_words import CROPS, FLIPS, SCALINGS
 from mde.protocols import PROTOCOLS
 from mde.report import read_summaries, tables
 from mde.report.charts import draw_images, draw_ranges, draw_sizes
-from mde.report.definitions import CROPS, FLIPS, SCALINGS, definition
+from mde.report.definitions import definition
 from mde.report.pages import STYLE, svg
 from mde.report.results import count_parameters, read_histogram
 from mde.report.tabulation import KEY, ranges_of, split_name
@@ -119,7 +121,8 @@ def test_every_protocol_is_defined_in_words(name: str) -> None:
     assert found["Crop"] == CROPS[protocol.crop]
     assert found["Scaling"] == SCALINGS[protocol.scaling]
     assert found["Mirrored image"] == FLIPS[protocol.flip]
-    assert f"{protocol.max_depth:g} m" in found["Range of predictions"]
+    limit = "no upper limit" if protocol.max_depth == math.inf else f"{protocol.max_depth:g} m"
+    assert limit in found["Range of predictions"]
     peculiar = protocol.swapped, protocol.fastdepth_view, protocol.kb_crop
     assert ("Peculiar" in found) == any(peculiar)
     assert definition(f"{name}@99") == {}

@@ -306,7 +306,7 @@ def test_the_table_is_printed_and_saved(tmp_path: Path, monkeypatch: pytest.Monk
     result = run("disps.npy", "gt_depths.npz", "--protocol", "kitti_eigen_mono")
     assert result.exit_code == 0, result.output
     for text in (
-        "kitti_eigen_mono@1", "Garg crop", "taken as: disparity; 1 m per unit", "abs_rel ↓",
+        "kitti_eigen_mono@1", "Garg et al. 2016", "taken as: disparity; 1 m per unit", "abs_rel ↓",
         "rmse (m) ↓", "a1 ↑", "4 images · 0 skipped", "scale ratio: median", "worst abs_rel: 00000",
     ):  # fmt: skip
         assert text in result.output

@@ -265,8 +265,8 @@ def test_a_store_that_fails_is_not_taken_for_one_without_a_champion(
         except InputError as error:
             errors.append(str(error))
         else:
-            # There was no such request any more.
-            assert len(proxy.requests) == len(errors), proxy.requests[len(errors) - 1 :]
+            # Nothing but the end of the requests lets it through.
+            assert len(proxy.requests) < proxy.broken, proxy.requests
             break
         proxy.watch()
         assert state_of(client, variant) == before

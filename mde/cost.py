@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from mde.errors import InputError, explained
-from mde.inference import load_depth_model
 from mde.models import DepthModel
+from mde.predictor import load_depth_model
 
 WARM_UP, RUNS, FEWEST_RUNS = 10, 50, 5
 SECONDS = 60.0

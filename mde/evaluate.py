@@ -20,17 +20,16 @@ from mde.data.shards import read_manifest
 from mde.errors import InputError
 from mde.files import write_json
 from mde.inference import (
-    BATCH_SIZE,
     BatchPredictor,
     RowGroup,
     Runner,
     decode_row_image,
-    load_depth_model,
     row_groups,
     run_one_by_one,
     run_with_progress,
 )
 from mde.metrics import average
+from mde.predictor import BATCH_SIZE, load_depth_model
 from mde.protocols import Protocol
 from mde.scoring import BASELINES, COLUMNS, Scorer, baselines
 from mde.visualize import draw_panel, figure_to_png

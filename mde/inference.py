@@ -20,30 +20,13 @@ from rich.progress import Task as ProgressTask
 from rich.text import Text
 from torch import Tensor
 
-from mde.config import parse_section
 from mde.data.codecs import CodecError, decode_image
 from mde.data.place import Place, join, show
 from mde.data.shards import ROWS_PER_GROUP, read_manifest, read_row_group
 from mde.errors import InputError
-from mde.models import DepthModel, ModelConfig, build_model
+from mde.models import DepthModel
+from mde.predictor import BATCH_SIZE, load_depth_model
 from mde.schema import SPLITS, Flip
-from mde.train.checkpoint import load_model, read_state
-
-BATCH_SIZE = 8
-
-
-def load_depth_model(folder: Path) -> tuple[DepthModel, dict[str, Any]]:
-    """Rebuild the depth model of a checkpoint, trained or imported, in eval mode; also its state.
-
-    Raises InputError when the folder is not a whole checkpoint.
-    """
-    state = read_state(folder)
-    # Weights come from the checkpoint: nothing is downloaded.
-    content = state["variant"]["model"] | {"weights": "scratch"}
-    config = parse_section(folder / "state.json", "variant.model", content, ModelConfig)
-    model = build_model(config)
-    load_model(folder, model)
-    return model.eval(), state
 
 
 @dataclass(frozen=True)

@@ -20,16 +20,15 @@ from mde.data.shards import read_row_group
 from mde.errors import InputError
 from mde.files import disk_fault, file_sha256, fresh_folder, read_json, write_json
 from mde.inference import (
-    BATCH_SIZE,
     BatchPredictor,
     RowGroup,
     Runner,
     decode_row_image,
-    load_depth_model,
     row_groups,
     run_one_by_one,
     run_with_progress,
 )
+from mde.predictor import BATCH_SIZE, load_depth_model
 
 FORMAT = 1
 SHARD_BYTES = 2**27

@@ -17,17 +17,21 @@ class Provenance:
 
     variant: `Variant.as_dict()`. data_sha256: of the dataset's manifest, which holds the SHA-256 of
     every shard. git_commit: with `+dirty` when files differ from it; `unknown` without git.
+    image_size: (H,W) px of the images that the network is trained on, if that is known.
     """
 
     variant: dict[str, Any]
     data_sha256: str
     git_commit: str
     mde_version: str
+    image_size: tuple[int, int] | None = None
 
     @classmethod
-    def of(cls, variant: dict[str, Any], data_sha256: str) -> "Provenance":
+    def of(
+        cls, variant: dict[str, Any], data_sha256: str, image_size: tuple[int, int] | None
+    ) -> "Provenance":
         """Of the code that is running."""
-        return cls(variant, data_sha256, git_commit(), mde_version())
+        return cls(variant, data_sha256, git_commit(), mde_version(), image_size)
 
     @property
     def fingerprint(self) -> str:

@@ -11,6 +11,7 @@ from mde.config import load_section
 from mde.data.curated import load_pictures
 from mde.data.current import check_current
 from mde.data.shards import verified_sha256
+from mde.data.sources import load_source_config
 from mde.files import fresh_folder, write_json
 from mde.layout import Layout
 from mde.provenance import Provenance
@@ -37,7 +38,8 @@ def main(
     pictures = load_pictures(params, config.dataset)
     data, model = cluster.place_of(layout.shards(config.dataset)), layout.model(variant)
     check_current(params, config.dataset, layout.root, data)
-    provenance = Provenance.of(config.as_dict(), verified_sha256(data))
+    size = config.augment.size or load_source_config(params, config.dataset).size
+    provenance = Provenance.of(config.as_dict(), verified_sha256(data), size)
     runs = keep.storage or str(layout.checkpoints)
     storage = open_storage(join_uri(runs, f"{variant}-{provenance.fingerprint}"))
     if not resume:

@@ -138,12 +138,13 @@ def import_published(
             raise InputError(f"{out}: is there already; give a new folder with --out")
         found = read_published(fmt, path, **{k: v for k, v in given.items() if v is not None})
         variant = {"name": f"{fmt}-{found.config.encoder}", "model": asdict(found.config)}
-        state = {"epoch": 0, "step": 0, **Provenance.of(variant, "unknown").as_dict()}
+        provenance = Provenance.of(variant, "unknown", found.input_size)
+        state = {"epoch": 0, "step": 0, **provenance.as_dict()}
         state["imported"] = {str(file): file_sha256(file) for file in found.files}
         with fresh_folder(out) as folder:
             save_model(folder, found.model, state)
         print(f"{found.describe()}\n{out}: model.safetensors, state.json")
-        print(f"next: mde.inference.load_depth_model(Path('{out}')) gives the model, in eval mode")
+        print(f"next: mde predict {out} IMAGE, or mde.load('{out}').predict(image) in Python")
 
 
 @data.command()

@@ -9,13 +9,9 @@ from typing import Any
 from mde.data.place import Place, resolve
 from mde.errors import InputError
 from mde.layout import Layout
+from mde.model_source import KINDS, find_checkpoint
 from mde.protocols import PROTOCOLS, Protocol
 from mde.train.checkpoint import read_state
-
-KINDS = (
-    "a checkpoint folder, the name of a trained variant, models:/<name>@<alias>, "
-    "models:/<name>/<version>, runs:/<id> or the 32 digits of a run"
-)
 
 
 @dataclass(frozen=True)
@@ -38,32 +34,10 @@ def find_contenders(root: Path, sources: list[str], into: Path) -> list[Contende
         raise InputError(f"found {len(sources)} model to compare, two are needed; each is {KINDS}")
     found = []
     for number, source in enumerate(sources):
-        checkpoint = _find_checkpoint(root, source, into / str(number))
+        checkpoint = find_checkpoint(root, source, into / str(number))
         state = read_state(checkpoint)
         found.append(Contender(state["variant"]["name"], source, checkpoint, state))
     return _with_unique_labels(found)
-
-
-def _find_checkpoint(root: Path, source: str, into: Path) -> Path:
-    from mde.registry import fetch_run, fetch_version
-
-    if source.startswith("models:/"):
-        return fetch_version(root, source, into)
-    if run := re.fullmatch(r"(?:runs:/)?([0-9a-f]{32})(?:/checkpoint)?", source):
-        return fetch_run(root, run[1], into)
-    layout = Layout(root)
-    for folder in (Path(source), Path(source) / "checkpoint", layout.model(source) / "checkpoint"):
-        if (folder / "state.json").is_file():
-            return folder
-    trained = sorted(path.parent.parent.name for path in _trained(layout))
-    raise InputError(
-        f"{source}: no model is there; expected {KINDS}. "
-        f"Trained below {root}: {', '.join(trained) or 'none'}"
-    )
-
-
-def _trained(layout: Layout) -> list[Path]:
-    return list(layout.model("*").parent.glob("*/checkpoint/state.json"))
 
 
 def _with_unique_labels(found: list[Contender]) -> list[Contender]:

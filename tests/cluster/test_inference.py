@@ -22,9 +22,10 @@ from mde.data.shards import read_rows
 from mde.data.sources import load_source_config
 from mde.errors import InputError
 from mde.evaluate import Evaluation, evaluate
-from mde.inference import RowGroup, Work, load_depth_model, row_groups
+from mde.inference import RowGroup, Work, row_groups
 from mde.models import ModelConfig, build_model
 from mde.predictions import read_predictions
+from mde.predictor import load_depth_model
 from mde.protocols import PROTOCOLS
 from mde.train.checkpoint import save_model
 from tests.conftest import PARAMS, flip_a_bit

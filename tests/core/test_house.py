@@ -40,11 +40,12 @@ ROOMS = [
         "mde.training_pictures",
     ],
     ["mde.variants", "mde.doctor"],
-    ["mde.recipes", "mde.inference", "mde.scoring", "mde.cost", "mde.pyfunc", "mde.predictions"],
+    ["mde.recipes", "mde.predictor"],
+    ["mde.inference", "mde.scoring", "mde.cost", "mde.pyfunc", "mde.predictions"],
     ["mde.evaluate", "mde.score", "mde.odometry", "mde.cluster", "mde.tracking"],
     ["mde.promotion", "mde.succession", "mde.rivals", "mde.registry", "mde.reproduce"],
-    ["mde.report"],
-    ["mde.compare"],
+    ["mde.model_source", "mde.report", "mde.export"],
+    ["mde.compare", "mde.bench", "mde.predict", "mde.demo"],
     ["mde.cli", "pipelines"],
 ]
 # Side by side: these may not import each other although they share a level.
@@ -53,6 +54,10 @@ ONLY_IN = {
     "ray": ["mde.cluster"],
     "mlflow": ["mde.tracking", "mde.registry", "mde.succession", "mde.rivals"],
     "timm": ["mde.models.encoders"],
+    "onnx": ["mde.export"],
+    "onnxruntime": ["mde.export"],
+    "openvino": ["mde.export"],
+    "gradio": ["mde.demo"],
     "h5py": ["mde.data.sources", "mde.data.sample", "mde.data.raw.hdf5"],
     "dvc": [],
 }
@@ -61,8 +66,9 @@ TORCH_ONLY = [
     "mde.schema", "mde.geometry", "mde.losses", "mde.photometric", "mde.metrics",
     "mde.structure", "mde.crops", "mde.protocols", "mde.models", "mde.train",
 ]  # fmt: skip
-# Draws what a training sees, and changes no weight: DVC is not to train again for its sake.
-ASIDE = ["mde.cluster.painter"]
+# Draws what a training sees, and changes no weight: DVC is not to train again for its sake. And
+# the front door, through which no stage goes.
+ASIDE = ["mde.cluster.painter", "mde"]
 # Decode tasks: half a gigabyte lighter without torch.
 NO_TORCH = ["mde.data", "mde.intrinsics", "mde.config", "mde.schema", "mde.cluster.decode"]
 

@@ -17,10 +17,11 @@ from mde.data.frames import Rejected
 from mde.data.shards import Manifest, file_sha256, read_rows, write_manifest, write_shard
 from mde.errors import InputError
 from mde.evaluate import error_histogram, evaluate, write_evaluation
-from mde.inference import RowGroup, Work, load_depth_model, row_groups, run_one_by_one
+from mde.inference import RowGroup, Work, row_groups, run_one_by_one
 from mde.metrics import METRICS
 from mde.models import ModelConfig, build_model
 from mde.predictions import predict_split, read_prediction_manifest, read_predictions
+from mde.predictor import load_depth_model
 from mde.protocols import PROTOCOLS, Protocol
 from mde.schema import Row
 from mde.scoring import RandomDepth, per_image_schema

@@ -39,9 +39,14 @@ def find_checkpoint(root: Path, source: str, into: Path) -> Path:
 
 
 @contextmanager
-def checkpoint_of(source: str, root: Path = Path()) -> Iterator[Path]:
-    """The checkpoint folder of `find_checkpoint`; a downloaded one is gone afterwards."""
-    with tempfile.TemporaryDirectory() as folder:
+def checkpoint_of(
+    source: str, root: Path = Path(), downloads: Path | None = None
+) -> Iterator[Path]:
+    """The checkpoint folder of `find_checkpoint`; a downloaded one is gone afterwards.
+
+    downloads: a folder to download into, for others than this process to read.
+    """
+    with tempfile.TemporaryDirectory(prefix=".model-", dir=downloads) as folder:
         yield find_checkpoint(root, source, Path(folder) / "checkpoint")
 
 

@@ -17,7 +17,7 @@ class Provenance:
 
     variant: `Variant.as_dict()`. data_sha256: of the dataset's manifest, which holds the SHA-256 of
     every shard. git_commit: with `+dirty` when files differ from it; `unknown` without git.
-    image_size: (H,W) px of the images that the network is trained on, if that is known.
+    image_size: (H,W) px that the network is to see a whole image at, if that is known.
     """
 
     variant: dict[str, Any]

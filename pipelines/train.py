@@ -38,7 +38,7 @@ def main(
     pictures = load_pictures(params, config.dataset)
     data, model = cluster.place_of(layout.shards(config.dataset)), layout.model(variant)
     check_current(params, config.dataset, layout.root, data)
-    size = config.augment.size or load_source_config(params, config.dataset).size
+    size = config.augment.whole_size(load_source_config(params, config.dataset).size)
     provenance = Provenance.of(config.as_dict(), verified_sha256(data), size)
     runs = keep.storage or str(layout.checkpoints)
     storage = open_storage(join_uri(runs, f"{variant}-{provenance.fingerprint}"))

@@ -1,11 +1,11 @@
 """The `mde compare` command: models side by side on the same images."""
 
-import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mde.cli.sizes import parse_size
 from mde.errors import InputError, explained
 
 
@@ -50,7 +50,7 @@ def compare(
     import tempfile
 
     with explained(debug):
-        height_width = _parse_size(size)
+        height_width = parse_size(size)
         if out.exists() and not force:
             raise InputError(
                 f"{out}: is there already; give a new folder with --out, or --force to replace it"
@@ -75,12 +75,3 @@ def compare(
         for entry in comparison.entries:
             print(f"{entry.contender.label}: abs_rel {entry.summary['metrics']['abs_rel']:.4f}")
         print(f"{out}: index.html, table.md, table.csv, sequence.mp4, sequence.gif, panels/ …")
-
-
-def _parse_size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text, re.ASCII)
-    if not found or "0" in (found[1].strip("0") or "0", found[2].strip("0") or "0"):
-        raise InputError(f"--size {text}: expected HEIGHTxWIDTH in px, such as 192x640")
-    return int(found[1]), int(found[2])

@@ -1,17 +1,18 @@
 """The `mde odometry` command: the path of a camera as the pose network sees it, and its error."""
 
-import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from mde.cli.sizes import parse_size
 from mde.errors import InputError, explained
 
 
 def odometry(
-    checkpoint: Annotated[
-        Path, typer.Argument(help="Checkpoint of a self-supervised training (mode m or ms).")
+    model: Annotated[
+        str,
+        typer.Argument(help="Of a self-supervised training (mode m or ms): a folder or models:/…"),
     ],
     data: Annotated[
         Path,
@@ -32,17 +33,20 @@ def odometry(
         str | None,
         typer.Option(metavar="HxW", help="Images are resized to it; default: as in training."),
     ] = None,
+    root: Annotated[Path, typer.Option(envvar="MDE_ROOT", help="Folder of models.")] = Path("."),
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Predict the path of a camera with the pose network, and score it where the truth is known."""
     with explained(debug):
-        height_width = _parse_size(size)
+        height_width = parse_size(size)
         if out.exists():
             raise InputError(f"{out}: is there already; give a new folder with --out")
+        from mde.model_source import checkpoint_of
         from mde.odometry import measure, write_odometry
 
-        found = measure(checkpoint, data, truth, height_width)
-        scores = write_odometry(found, checkpoint, out)
+        with checkpoint_of(model, root) as checkpoint:
+            found = measure(checkpoint, data, truth, height_width)
+        scores = write_odometry(found, model, out)
         unit = "m" if found.is_metric else "units of the model, not metric"
         print(f"{found.frames.folder}: {scores['frames']} frames, {scores['length']:.4g} {unit}")
         if scores["gaps"]:
@@ -60,12 +64,3 @@ def odometry(
             print(f"ATE, whole path (m), by alignment: {errors}")
             print(f"scale to the truth: {scores['scale']['sim3']:.4g} (sim3)")
         print(f"{out}: trajectory_kitti.txt, trajectory_tum.txt, odometry.json, trajectory.png")
-
-
-def _parse_size(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text, re.ASCII)
-    if not found:
-        raise InputError(f"--size {text}: expected HEIGHTxWIDTH in px, such as 192x640")
-    return int(found[1]), int(found[2])

@@ -76,6 +76,14 @@ class Augment:
         """(H, W) of the batch, px; None: as stored."""
         return None if self.height is None or self.width is None else (self.height, self.width)
 
+    def whole_size(self, stored: tuple[int, int] | None) -> tuple[int, int] | None:
+        """(H, W) px of a whole image whose middle is as large as the batch shows it in training.
+
+        stored: of the dataset's images; None when they have several sizes.
+        """
+        size = self.size or stored
+        return size and (round(size[0] / self.crop), round(size[1] / self.crop))
+
     def still(self) -> "Augment":
         """The same size and crop without chance, for validation."""
         return replace(self, zoom=1.0, rotate=0.0, flip=0.0, color=0.0, channel_swap=0.0)

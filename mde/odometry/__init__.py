@@ -102,13 +102,13 @@ def measure(
     return Odometry(frames, accumulate(motions), model.is_metric, poses, source)
 
 
-def write_odometry(odometry: Odometry, checkpoint: Path, out: Path) -> dict[str, Any]:
+def write_odometry(odometry: Odometry, model: str, out: Path) -> dict[str, Any]:
     """Write `trajectory_kitti.txt`, `trajectory_tum.txt`, their truth, scores and picture.
 
-    out: a new folder. Returns the content of `odometry.json`.
+    model: where the network comes from. out: a new folder. Returns the content of `odometry.json`.
     """
     frames, scores = odometry.frames, odometry.scores()
-    content = {"checkpoint": str(checkpoint), "images": str(frames.folder), **scores}
+    content = {"model": model, "images": str(frames.folder), **scores}
     content["times"] = frames.times_from
     paths = {"trajectory": odometry.pred, "truth": odometry.truth}
     with fresh_folder(out) as folder:

@@ -52,10 +52,11 @@ class PoseModel:
 def load_pose_model(checkpoint: Path, size: tuple[int, int] | None = None) -> PoseModel:
     """Rebuild the pose network of a checkpoint.
 
-    size: (H, W) in place of the size of the variant's augment. Raises InputError when the
-    checkpoint is not whole, has no pose network, or nobody says the size.
+    size: (H, W) in place of that of its training. Raises InputError when the checkpoint is not
+    whole, has no pose network, or nobody says the size.
     """
-    variant, state_file = read_state(checkpoint)["variant"], checkpoint / "state.json"
+    state, state_file = read_state(checkpoint), checkpoint / "state.json"
+    variant = state["variant"]
     tensors = _pose_tensors(checkpoint / "model.safetensors")
     if not tensors:
         raise InputError(f"{checkpoint}: there is no pose network in it: {_why(variant)}")
@@ -63,10 +64,12 @@ def load_pose_model(checkpoint: Path, size: tuple[int, int] | None = None) -> Po
     config = parse_section(state_file, "variant.model", content, ModelConfig)
     augment = parse_section(state_file, "variant.augment", variant.get("augment", {}), Augment)
     size = size or augment.size
+    if size is None and (whole := state.get("image_size")):
+        size = round(whole[0] * augment.crop), round(whole[1] * augment.crop)
     if size is None:
         raise InputError(
-            f"{checkpoint}: it does not say the size of its training images, which is that of its "
-            f"dataset, '{variant.get('dataset')}'; give --size HEIGHTxWIDTH, such as 192x640"
+            f"{checkpoint}: it does not say the size of its training images; give --size "
+            "HEIGHTxWIDTH, such as 192x640"
         )
     if min(size) < STRIDE:
         raise InputError(f"--size {size[0]}x{size[1]}: both must be at least {STRIDE} px")

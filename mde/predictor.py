@@ -161,9 +161,8 @@ class TorchPredictor(Predictor):
     def predict_batch(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """As of `Predictor`, at most BATCH_SIZE at a time."""
         depths = [
-            self._predict(
-                torch.from_numpy(np.ascontiguousarray(images[start : start + BATCH_SIZE]))
-            )
+            # A copy: an image from a file may not be written to, which torch does not like.
+            self._predict(torch.tensor(images[start : start + BATCH_SIZE]))
             for start in range(0, len(images), BATCH_SIZE)
         ]
         return np.concatenate(depths) if depths else np.zeros(images.shape[:3], np.float32)

@@ -36,8 +36,13 @@ def model_files(checkpoint: Path, data: Place) -> dict[str, bytes]:
     data: the dataset that the example is taken from, see `example_image`.
     Raises InputError when the checkpoint or the shard is damaged.
     """
+    return files_about(checkpoint, example_image(data))
+
+
+def files_about(checkpoint: Path, example: NDArray[np.uint8]) -> dict[str, bytes]:
+    """As `model_files`, with an example (H,W,3) of one's own."""
     state = read_state(checkpoint)
-    inputs = example_image(data)[None].tolist()
+    inputs = example[None].tolist()
     card = mlmodel(_is_metric(checkpoint, state), state)
     return {
         MLMODEL: json.dumps(card, indent=2).encode(),
@@ -61,6 +66,9 @@ def mlmodel(is_metric: bool, state: dict[str, Any]) -> dict[str, Any]:
             }
         },
         "signature": signature.to_dict(),
+        # The signature is of arrays; for text beside them MLflow has no schema, so that it leaves
+        # the check to `mde.pyfunc`.
+        "is_signature_from_type_hint": True,
         "saved_input_example_info": {
             "artifact_path": EXAMPLE,
             "serving_input_path": SERVING_EXAMPLE,
@@ -68,7 +76,7 @@ def mlmodel(is_metric: bool, state: dict[str, Any]) -> dict[str, Any]:
         },
         "mlflow_version": mlflow.__version__,
         "metadata": {
-            "input": "images (N,H,W,3) uint8, RGB, of any size",
+            "input": "images (N,H,W,3) uint8, RGB, of any size; or PNG, JPEG, WebP files in base64",
             "output": f"depth (N,H,W) float32, {'in m' if is_metric else 'right up to one factor'}",
             "variant": state["variant"]["name"],
             "mde_version": str(state.get("mde_version", "unknown")),

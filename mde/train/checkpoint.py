@@ -1,6 +1,7 @@
-"""A checkpoint folder: `model.safetensors`, `optimizer.pt`, and `state.json`, written last.
+"""A checkpoint folder: tensors of the model and the optimizer, and `state.json`, written last.
 
-A folder with `state.json` is whole; it holds the SHA-256 of the other files.
+A folder with `state.json` is whole; it holds the SHA-256 of the other files. Nothing is a pickle:
+what of an optimizer's state is no tensor stands as JSON in the metadata of its file.
 """
 
 import json
@@ -8,8 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -17,8 +17,10 @@ from mde.errors import InputError
 from mde.files import disk_fault, file_sha256, read_json
 from mde.train.foreign import refuse_foreign
 
-FORMAT = 1
-FILES = ("model.safetensors", "optimizer.pt")
+FORMAT = 2
+FILES = ("model.safetensors", "optimizer.safetensors")
+# Key of the metadata of the optimizer's file.
+TREE = "tree"
 # Of the depth model's tensors, among those of the objective that it was trained in.
 MODEL_PREFIX = "model."
 
@@ -30,7 +32,8 @@ def save_checkpoint(
 
     tensors: an objective's state dict. optimizer: state dicts, of tensors and plain values. state:
     anything JSON, such as epoch, step, variant, git commit and data hash.
-    Raises InputError when the disk is full; nothing of the checkpoint is left in the folder then.
+    Raises TypeError when there is something else in `optimizer`, and InputError when
+    the disk is full; nothing of the checkpoint is left in the folder then.
     """
     _save(folder, tensors, optimizer, state)
 
@@ -73,7 +76,7 @@ def _write(
     whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     save_file(whole, folder / "model.safetensors")
     if optimizer is not None:
-        torch.save(optimizer, folder / "optimizer.pt")
+        _save_optimizer(optimizer, folder / FILES[1])
     written = FILES if optimizer is not None else FILES[:1]
     files = {name: file_sha256(folder / name) for name in written}
     draft = folder / "state.json.tmp"
@@ -93,7 +96,10 @@ def read_state(folder: Path) -> dict[str, Any]:
     refuse_foreign(folder)
     state = read_json(path)
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise InputError(f"{path}: not a checkpoint of format {FORMAT}")
+        raise InputError(
+            f"{path}: not a checkpoint of format {FORMAT}, the one that this version of mde writes "
+            "and reads"
+        )
     files = state.get("sha256")
     # Else it would vouch for files elsewhere, or leave the weights out.
     if not isinstance(files, dict) or not {FILES[0]} <= files.keys() <= set(FILES):
@@ -111,24 +117,73 @@ def load_checkpoint(folder: Path, module: nn.Module) -> tuple[dict[str, Any], di
     the folder holds a model alone.
     """
     state = read_state(folder)
-    if "optimizer.pt" not in state["sha256"]:
+    if FILES[1] not in state["sha256"]:
         raise InputError(f"{folder}: a model without its optimizer: no training goes on from it")
-    optimizer = _load_optimizer(folder / "optimizer.pt")
+    optimizer = _load_optimizer(folder / FILES[1])
     _fill(module, _load_tensors(folder / "model.safetensors"), folder)
     return state, optimizer
 
 
+def _save_optimizer(optimizer: dict[str, Any], path: Path) -> None:
+    tensors: dict[str, Tensor] = {}
+    tree = _without_tensors(optimizer, "optimizer", tensors)
+    save_file(tensors, path, metadata={TREE: json.dumps(tree)})
+
+
+def _without_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """State as JSON; its tensors go to `tensors`.
+
+    An object says of itself what it is, as JSON knows no tuple, and text alone as a key.
+    """
+    if isinstance(value, Tensor):
+        # Keys such as 0 and "0" would lead to the same name.
+        name = name if name not in tensors else f"{name} ({len(tensors)})"
+        tensors[name] = value.detach().cpu().contiguous()
+        return {"tensor": name}
+    if isinstance(value, dict):
+        parts = [
+            [key, _without_tensors(part, f"{name}.{key}", tensors)] for key, part in value.items()
+        ]
+        return {"dict": parts}
+    if isinstance(value, list | tuple):
+        found = [_without_tensors(part, f"{name}.{i}", tensors) for i, part in enumerate(value)]
+        return found if isinstance(value, list) else {"tuple": found}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"{name}: a {type(value).__name__} is neither a tensor nor a plain value")
+
+
 def _load_optimizer(path: Path) -> dict[str, Any]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files make torch raise whatever they like
-        raise InputError(
-            f"{path}: not a state of plain values and tensors, so it was not loaded: a pickle can "
-            "run any program"
-        ) from error
+        with safe_open(path, "pt") as file:
+            tree = json.loads(file.metadata()[TREE])
+        # Copies: else they would change with the file.
+        tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+        content = _with_tensors(tree, tensors)
+    except (
+        *(SafetensorError, OSError, RecursionError),
+        *(ValueError, LookupError, TypeError),  # of what is no such tree
+    ) as error:
+        raise InputError(f"{path}: not the state of an optimizer: {error!r}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: not the state of an optimizer, but a {type(content).__name__}")
     return content
+
+
+def _with_tensors(tree: Any, tensors: dict[str, Tensor]) -> Any:
+    """Inverse of `_without_tensors`."""
+    if isinstance(tree, list):
+        return [_with_tensors(part, tensors) for part in tree]
+    if not isinstance(tree, dict):
+        return tree
+    ((kind, content),) = tree.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {key: _with_tensors(part, tensors) for key, part in content}
+    if kind == "tuple":
+        return tuple(_with_tensors(part, tensors) for part in content)
+    raise ValueError(f"an object of kind '{kind}'")
 
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:

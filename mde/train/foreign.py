@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from mde.errors import InputError
 
-CHECKPOINT_FILES = ("model.safetensors", "optimizer.pt", "state.json")
+CHECKPOINT_FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 """All that is ever read of a checkpoint."""
 
 MLMODEL = "MLmodel"
@@ -19,7 +19,14 @@ LOADER = "mde.pyfunc"
 """The module, of this package, that MLflow is to load a checkpoint with."""
 MLMODEL_LIMIT = 2**16
 """Bytes of an MLmodel."""
-MLMODEL_KEYS = {"flavors", "signature", "saved_input_example_info", "mlflow_version", "metadata"}
+MLMODEL_KEYS = {
+    "flavors",
+    "signature",
+    "is_signature_from_type_hint",
+    "saved_input_example_info",
+    "mlflow_version",
+    "metadata",
+}
 FLAVOR_KEYS = {"loader_module", "python_version"}
 
 PICKLES = {".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pt2", ".pth"}

@@ -60,9 +60,28 @@ def test_networks_optimizer_and_state_come_back_exactly(checkpoint: Path, traine
     assert STATE.items() <= state.items()
 
 
+def test_every_kind_of_value_of_an_optimizer_comes_back_as_it_was(tmp_path: Path, trained):
+    values = {
+        "adam": {
+            "state": {0: {"step": torch.tensor(3.0), "m": torch.randn(2, 3).T}, 7: {}},
+            "param_groups": [{"betas": (0.9, 0.999), "lr": 0.1 + 0.2, "fused": None, "on": True}],
+        },
+        "sgd": {0: torch.ones(1), "0": torch.zeros(2, dtype=torch.bfloat16), "n": float("inf")},
+        "scaler": {},
+    }
+    save_checkpoint(tmp_path, trained[0].state_dict(), values, STATE)
+    _, found = load_checkpoint(tmp_path, build(1))
+    assert_equal(found, values)
+    assert list(found["adam"]["state"]) == [0, 7]
+    assert found["adam"]["param_groups"] == values["adam"]["param_groups"]
+    assert found["sgd"][0].shape == (1,)
+    with pytest.raises(TypeError, match=r"optimizer\.sgd\.fun: a type is neither"):
+        save_checkpoint(tmp_path, {}, {"sgd": {"fun": Path}}, STATE)
+
+
 def test_the_state_holds_the_hashes_of_the_other_files(checkpoint: Path):
     files = {path.name for path in checkpoint.iterdir()}
-    assert files == {"model.safetensors", "optimizer.pt", "state.json"}
+    assert files == {"model.safetensors", "optimizer.safetensors", "state.json"}
     state = json.loads((checkpoint / "state.json").read_text())
     assert set(state["sha256"]) == files - {"state.json"}
 
@@ -73,7 +92,7 @@ def test_load_model_fills_the_depth_model_alone(checkpoint: Path, trained):
     assert_equal(model.state_dict(), trained[0]["model"].state_dict())
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt"])
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_a_damaged_file_is_named(checkpoint: Path, name: str, damage: str):
     path = checkpoint / name
@@ -92,7 +111,7 @@ def test_a_damaged_file_is_named(checkpoint: Path, name: str, damage: str):
 
 
 def test_nothing_is_loaded_from_a_damaged_checkpoint(checkpoint: Path):
-    (checkpoint / "optimizer.pt").unlink()
+    (checkpoint / "optimizer.safetensors").unlink()
     module = build(1)
     with pytest.raises(InputError):
         load_checkpoint(checkpoint, module)
@@ -124,12 +143,13 @@ def test_a_pickle_in_place_of_the_optimizer_is_not_run(checkpoint: Path, tmp_pat
         def __reduce__(self):
             return (Path.touch, (tmp_path / "was_run",))
 
-    torch.save(Payload(), checkpoint / "optimizer.pt")
+    torch.save(Payload(), checkpoint / "optimizer.safetensors")
     state = json.loads((checkpoint / "state.json").read_text())
     # Whoever can replace the file can replace its hash as well.
-    state["sha256"]["optimizer.pt"] = file_sha256(checkpoint / "optimizer.pt")
+    path = checkpoint / "optimizer.safetensors"
+    state["sha256"]["optimizer.safetensors"] = file_sha256(path)
     (checkpoint / "state.json").write_text(json.dumps(state))
     module = build(1)
-    with pytest.raises(InputError, match=r"optimizer\.pt: not a state of plain values"):
+    with pytest.raises(InputError, match=r"optimizer\.safetensors: not the state of an optimizer"):
         load_checkpoint(checkpoint, module)
     assert not (tmp_path / "was_run").exists()

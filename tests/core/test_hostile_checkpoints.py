@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from mde.errors import InputError
@@ -87,6 +88,7 @@ FOREIGN: dict[str, tuple[Callable[[Path, Path], object], str]] = {
     "a module beside it": (write_mlmodel, "plugin.py (code)"),
     "model.pt": (write_torch_pickle("model.pt"), "model.pt (a pickle, which can run code when it"),
     "in capitals": (write_torch_pickle("MODEL.PTH"), "MODEL.PTH (a pickle"),
+    "of earlier versions": (write_torch_pickle("optimizer.pt"), "optimizer.pt (a pickle"),
     "packed": (write_torch_pickle("model.pth.tar"), "model.pth.tar (a pickle"),
     "a plain pickle": (write_pickle, "data.pkl (a pickle"),
     "pytorch_model.bin": (write_torch_pickle("pytorch_model.bin"), "pytorch_model.bin (a pickle"),
@@ -163,8 +165,8 @@ def test_an_mlmodel_that_says_more_than_ours_is_refused(kind: str, checkpoint: P
 
 
 def test_a_folder_that_is_called_like_a_file_of_a_checkpoint_is_none():
-    with pytest.raises(InputError, match=r"optimizer\.pt/ \(a folder"):
-        refuse_foreign_names(["model.safetensors", "optimizer.pt/", "state.json"], "here")
+    with pytest.raises(InputError, match=r"optimizer\.safetensors/ \(a folder"):
+        refuse_foreign_names(["model.safetensors", "optimizer.safetensors/", "state.json"], "here")
 
 
 def torch_script(path: Path, _: Path) -> None:
@@ -178,6 +180,10 @@ def cut(path: Path, _: Path) -> None:
 def archive(path: Path, _: Path) -> None:
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("data.pkl", "nothing")
+
+
+def write_tree(path: Path, tree: str) -> None:
+    save_file({"a": torch.zeros(2)}, path, metadata={"tree": tree})
 
 
 HOSTILE_OPTIMIZERS: dict[str, Callable[[Path, Path], object]] = {
@@ -195,18 +201,27 @@ HOSTILE_OPTIMIZERS: dict[str, Callable[[Path, Path], object]] = {
     "a page": lambda path, _: path.write_text("<!DOCTYPE html><html>quota exceeded"),
     "half a file": cut,
     "an archive": archive,
-    "a tensor": lambda path, _: torch.save(torch.zeros(2), path),
-    "a list": lambda path, _: torch.save([1, 2], path),
+    "tensors alone": lambda path, _: save_file({"a": torch.zeros(2)}, path),
+    "a list": lambda path, _: write_tree(path, "[1, 2]"),
+    "a number": lambda path, _: write_tree(path, "7"),
+    "no JSON": lambda path, _: write_tree(path, "{"),
+    "a tensor that is not there": lambda path, _: write_tree(path, '{"tensor": "none"}'),
+    "another object": lambda path, _: write_tree(path, '{"module": "os"}'),
+    "two objects in one": lambda path, _: write_tree(path, '{"dict": [], "tuple": []}'),
+    "a key that is a list": lambda path, _: write_tree(path, '{"dict": [[[], 1]]}'),
+    "nested without end": lambda path, _: write_tree(path, "[" * 50000),
 }
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("kind", HOSTILE_OPTIMIZERS)
 def test_an_optimizer_that_is_not_plain_values_is_refused(kind: str, checkpoint: Path, trace: Path):
-    HOSTILE_OPTIMIZERS[kind](checkpoint / "optimizer.pt", trace)
+    HOSTILE_OPTIMIZERS[kind](checkpoint / "optimizer.safetensors", trace)
     sign(checkpoint)
     before = {name: tensor.clone() for name, tensor in NETWORK.state_dict().items()}
-    with pytest.raises(InputError, match=rf"^{checkpoint / 'optimizer.pt'}: "):
+    with pytest.raises(
+        InputError, match=rf"^{checkpoint / 'optimizer.safetensors'}: not the state"
+    ):
         load_checkpoint(checkpoint, NETWORK)
     assert not trace.exists()
     torch.testing.assert_close(dict(NETWORK.state_dict()), before, rtol=0, atol=0)
@@ -214,9 +229,9 @@ def test_an_optimizer_that_is_not_plain_values_is_refused(kind: str, checkpoint:
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_torchscript_program_is_no_optimizer(checkpoint: Path, trace: Path):
-    torch_script(checkpoint / "optimizer.pt", trace)
+    torch_script(checkpoint / "optimizer.safetensors", trace)
     sign(checkpoint)
-    with pytest.raises(InputError, match=r"optimizer\.pt: "):
+    with pytest.raises(InputError, match=r"optimizer\.safetensors: not the state"):
         load_checkpoint(checkpoint, NETWORK)
 
 
@@ -246,7 +261,7 @@ def test_a_pickle_under_the_name_of_the_weights_is_not_run(checkpoint: Path, tra
     "table",
     [
         {},
-        {"optimizer.pt": "0"},
+        {"optimizer.safetensors": "0"},
         {"model.safetensors": None},
         [],
         None,
@@ -269,7 +284,7 @@ def test_a_state_that_vouches_for_the_wrong_files_is_refused(
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "null", '{"format": 1', "\x00", '{"format": 99, "sha256": {}}'],
+    ["", "[]", "null", '{"format": 2', "\x00", '{"format": 1, "sha256": {}}'],
 )
 def test_a_state_that_is_none_is_refused(text: str, checkpoint: Path):
     (checkpoint / "state.json").write_text(text)

@@ -52,7 +52,7 @@ ROOMS = [
 STRANGERS = [("mde.train", "mde.data"), ("mde.train", "mde.models"), ("mde.data", "mde.train")]
 ONLY_IN = {
     "ray": ["mde.cluster"],
-    "mlflow": ["mde.tracking", "mde.registry", "mde.succession", "mde.rivals"],
+    "mlflow": ["mde.tracking", "mde.registry", "mde.succession", "mde.rivals", "mde.pyfunc"],
     "timm": ["mde.models.encoders"],
     "onnx": ["mde.export"],
     "onnxruntime": ["mde.export"],

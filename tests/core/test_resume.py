@@ -159,7 +159,7 @@ def flip(folder: Path) -> None:
 
 
 def truncate(folder: Path) -> None:
-    path = folder / "optimizer.pt"
+    path = folder / "optimizer.safetensors"
     path.write_bytes(path.read_bytes()[:-9])
 
 

@@ -203,7 +203,10 @@ def add_pickle(folder: Path, trace: Path) -> None:
 
 DAMAGES = {
     "a flipped bit": (lambda folder, _: flip(folder), r"model\.safetensors: missing or changed"),
-    "a lost file": (lambda f, _: (f / "optimizer.pt").unlink(), "optimizer.pt: missing or changed"),
+    "a lost file": (
+        lambda folder, _: (folder / "optimizer.safetensors").unlink(),
+        r"optimizer\.safetensors: missing or changed",
+    ),
     "no state": (lambda f, _: (f / "state.json").unlink(), "has no state.json"),
     "code": (add_code, r"refused, .*code/ \(a folder of code\)"),
     "an MLflow model": (add_mlmodel, r"refused, .*MLmodel \(an MLflow model"),

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from mlflow import MlflowClient
 
+import mde
 from mde.data.shards import read_manifest
 from mde.files import file_sha256
 from mde.metrics import METRICS
@@ -109,6 +110,8 @@ def test_the_registry_leads_back_to_code_data_and_parameters(
     assert tags["mlflow.source.git.commit"].startswith(head)
     assert params["recipe.batch_size"] == "4"
     state = json.loads((project / "models" / variant / "checkpoint/state.json").read_text())
+    size = {"resfpn-resnet18": [64, 96]}.get(variant, [64, 128])
+    assert state["image_size"] == size
     assert state["data_sha256"] == tags["data_sha256"] == version.tags["data_sha256"]
     history = client.get_metric_history(version.run_id, "train_loss")
     assert [point.step for point in history] == [point["step"] for point in state["history"]]
@@ -213,6 +216,8 @@ def test_mlflow_loads_the_version_and_predicts(
     depth = model.predict(model.input_example)
     assert (depth.shape, depth.dtype) == ((1, 64, 96), np.float32)
     assert (depth > 0).all()
+    image = model.input_example[0]
+    np.testing.assert_array_equal(mde.load(URI, root=project).predict(image).depth, depth[0])
     (output,) = model.metadata.get_output_schema().inputs
     assert output.name == "depth_m"
     with pytest.raises(mlflow.MlflowException, match="uint8"):

@@ -21,12 +21,12 @@ def find_checkpoint(root: Path, source: str, into: Path) -> Path:
     root: where models/ and the MLflow store are, unless MLFLOW_TRACKING_URI names a server.
     Raises InputError for a source that is nothing of KINDS or not there, and as `fetch_version`.
     """
-    from mde.registry import fetch_run, fetch_version
+    run = re.fullmatch(r"(?:runs:/)?([0-9a-f]{32})(?:/checkpoint)?", source)
+    if run or source.startswith("models:/"):
+        # Only here: MLflow takes seconds to import.
+        from mde.registry import fetch_run, fetch_version
 
-    if source.startswith("models:/"):
-        return fetch_version(root, source, into)
-    if run := re.fullmatch(r"(?:runs:/)?([0-9a-f]{32})(?:/checkpoint)?", source):
-        return fetch_run(root, run[1], into)
+        return fetch_run(root, run[1], into) if run else fetch_version(root, source, into)
     layout = Layout(root)
     for folder in (Path(source), Path(source) / "checkpoint", layout.model(source) / "checkpoint"):
         if (folder / "state.json").is_file():

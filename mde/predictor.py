@@ -87,6 +87,15 @@ class DepthMap:
 
         return colorize(self.depth, depth_norm(self.depth))
 
+    def save(self, path: str | Path, codes: Literal["mm", "kitti"] = "mm") -> None:
+        """Write the depth: `.npy` as float32, `.png` as 16-bit codes, 1000 (`mm`) or 256 per unit.
+
+        Raises InputError for another suffix, and for depths that the codes do not reach.
+        """
+        from mde.depth_files import save_depth
+
+        save_depth(Path(path), self.depth, codes)
+
 
 Image = str | Path | NDArray[np.uint8]
 """A file, or (H,W,3) uint8 RGB."""

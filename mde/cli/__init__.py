@@ -9,11 +9,15 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from mde.cli.bench import bench
 from mde.cli.compare import compare
+from mde.cli.demo import demo
 from mde.cli.doctor import doctor
 from mde.cli.evaluate import evaluate
+from mde.cli.export import export
 from mde.cli.infer import predict_dataset
 from mde.cli.odometry import odometry
+from mde.cli.predict import predict
 from mde.cli.promote import promote
 from mde.cli.recipes import recipe
 from mde.cli.reproduce import reproduce
@@ -34,7 +38,11 @@ app.add_typer(data, name="data")
 app.add_typer(recipe, name="recipe")
 app.add_typer(track_app, name="track")
 app.command()(doctor)
+app.command()(predict)
 app.command("predict-dataset")(predict_dataset)
+app.command()(export)
+app.command()(demo)
+app.command()(bench)
 app.command()(compare)
 app.command()(evaluate)
 app.command()(odometry)

@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 from rich import progress
 from torch import Tensor
 
-from mde.compare.film import Film, resize_frame, row_size
+from mde.bench import measure_costs
+from mde.compare.film import Film, row_size
 from mde.compare.sequence import pick_sequence
 from mde.compare.sources import Contender
-from mde.cost import SECONDS, Cost, measure_apart
+from mde.cost import Cost
 from mde.data.place import Place
 from mde.errors import InputError
 from mde.evaluate import choose, error_histogram, evaluate
+from mde.film import resize_frame
 from mde.inference import BatchPredictor, RowGroup, Work, decode_row_image, row_groups
 from mde.promotion import PromotionConfig
 from mde.promotion import compare as compare_images
@@ -42,7 +44,7 @@ class Options:
     num_panels: int = 6
     scene: str | None = None
     size: tuple[int, int] | None = None
-    cost_seconds: float = SECONDS
+    cost_seconds: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -183,8 +185,14 @@ def _with_costs(entries: list[Entry], options: Options, group: RowGroup) -> list
     row = group.read(["height", "width"])[0]
     size = options.size or (row["height"], row["width"])
     checkpoints = [entry.contender.checkpoint for entry in entries]
-    shown = progress.track(checkpoints, "measure costs")
-    costs = [measure_apart(checkpoint, size, options.cost_seconds) for checkpoint in shown]
+    with progress.Progress() as bar:
+        task = bar.add_task("measure costs", total=1)
+        costs = measure_costs(
+            checkpoints,
+            size,
+            options.cost_seconds,
+            lambda _, share: bar.update(task, completed=share),
+        )
     return [replace(entry, cost=cost) for entry, cost in zip(entries, costs, strict=True)]
 
 

@@ -5,23 +5,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
-import cv2
 import numpy as np
-from matplotlib.colors import LogNorm, Normalize
+from matplotlib.colors import Normalize
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from mde.film import Picture, draw_scale
 from mde.visualize import colorize, depth_norm
 
-WIDTH, MOST_HEIGHT, SCALE_HEIGHT = 640, 1440, 26
-"""Of a frame; MOST_HEIGHT makes it narrower when many rows are high; of the scale below, px."""
+WIDTH, MOST_HEIGHT = 640, 1440
+"""Of a frame, px; MOST_HEIGHT makes it narrower when many rows are high."""
 GIF_BYTES = 5_000_000
 GIF_WIDTHS = (560, 480, 400, 320, 240, 160)
 GIF_IMAGE_COLORS = 160
 """Of 256; the others are those of depth."""
-
-Picture = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -50,24 +47,13 @@ def draw_frames(film: Film) -> list[Picture]:
     """Frames (H,W,3) RGB of even size: labelled rows, and the scale of colours below them."""
     # One range for the whole film: colours of their own for each frame would flicker.
     norm = depth_norm(np.stack([d for row in film.depths.values() for d in row]), film.max_depth)
-    scale = _draw_scale(norm, film.images[0].shape[1])
+    scale = draw_scale(norm, film.images[0].shape[1])
     frames = []
     for i, (name, image) in enumerate(zip(film.ids, film.images, strict=True)):
         rows = [_write(image, name)]
         rows += [_write(colorize(of[i], norm), text) for text, of in film.depths.items()]
         frames.append(np.concatenate([*rows, scale]))
     return frames
-
-
-def write_mp4(path: Path, frames: Sequence[Picture], fps: int) -> None:
-    """Write frames (H,W,3) of even size as H.264 that browsers play."""
-    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as file:
-        stream = file.add_stream("libx264", rate=fps, options={"crf": "18", "preset": "medium"})
-        stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt = "yuv420p"
-        for frame in frames:
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        file.mux(stream.encode())
 
 
 def write_gif(path: Path, frames: Sequence[Picture], fps: int, rows: int) -> None:
@@ -115,26 +101,3 @@ def _write(picture: Picture, text: str) -> Picture:
     draw.rectangle((0, 0, right + 6, bottom + 4), fill=(0, 0, 0, 170))
     draw.text((6, 3), text, (255, 255, 255), font)
     return np.asarray(image)
-
-
-def _draw_scale(norm: LogNorm, width: int) -> Picture:
-    """(SCALE_HEIGHT, width, 3): the colours from the nearest to the farthest depth."""
-    low, high = float(norm.vmin or 0), float(norm.vmax or 0)
-    shades = colorize(np.geomspace(low, high, width)[None], norm)
-    image = Image.fromarray(np.repeat(shades, SCALE_HEIGHT, 0))
-    font, draw = ImageFont.load_default(13), ImageDraw.Draw(image)
-    for share in (0, 0.25, 0.5, 0.75, 1):
-        text, at = f"{low * (high / low) ** share:.2g} m", share * (width - 1)
-        place = at + 6 * (share == 0) - 6 * (share == 1)
-        anchor = "lm" if share == 0 else "rm" if share == 1 else "mm"
-        ink = "white" if shades[0, round(at)].mean() < 130 else "black"
-        draw.text((place, SCALE_HEIGHT / 2), text, ink, font, anchor)
-    return np.asarray(image)
-
-
-def resize_frame(image: Picture, size: tuple[int, int]) -> Picture:
-    """Image (h,w,3) → (*size,3)."""
-    smaller = size[1] < image.shape[1]
-    how = cv2.INTER_AREA if smaller else cv2.INTER_CUBIC
-    resized: Picture = cv2.resize(image, size[::-1], interpolation=how)  # type: ignore[assignment]
-    return resized

@@ -12,12 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mde.compare.comparison import Comparison, Entry
-from mde.compare.film import draw_frames, write_gif, write_mp4
+from mde.compare.film import draw_frames, write_gif
 from mde.compare.page import write_page
 from mde.compare.pictures import draw_costs, draw_shared_panel
 from mde.compare.sections import sections
 from mde.data.place import show
 from mde.files import write_json
+from mde.film import write_mp4
 from mde.report.pages import STYLE
 from mde.visualize import draw_error_histograms, figure_to_png
 

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from mde.compare.comparison import Comparison
-from mde.compare.film import Picture as Frame
 from mde.compare.pictures import draw_costs
 from mde.compare.sections import sections
 from mde.data.place import show
+from mde.film import Picture as Frame
 from mde.report.pages import STYLE, Picture, environment, picture, svg
 from mde.visualize import draw_error_histograms, model_styles
 

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from mde.compare.comparison import SharedPanel
-from mde.compare.film import resize_frame
 from mde.cost import Cost
+from mde.film import resize_frame
 from mde.visualize import (
     DEPTH_MAP,
     ERROR_MAP,

@@ -77,8 +77,8 @@ def _costs(entries: list[Entry], rows: list[Section], some: Cost) -> Section:
         columns.insert(5, Number("reserved", "MiB", True, of("reserved_mib"), ".0f"))
     else:
         memory = (
-            "Memory is the growth of the process's peak resident memory while it predicts; weights "
-            "are not in it."
+            "Memory is the growth of the process's resident memory up to its peak while it "
+            "predicts; weights are in it, libraries are not."
         )
     named = {entry.contender.label: entry for entry in entries}
     best = [None if c.lower is None else min(map(c.value, entries)) for c in columns]
@@ -92,7 +92,8 @@ def _costs(entries: list[Entry], rows: list[Section], some: Cost) -> Section:
         filled.append({**row, "cells": cells, "numbers": values})
     note = (
         f"One image of {some.height}x{some.width} px at a time on {some.device}, {some.threads} "
-        f"CPU threads, from the image in memory to its depth. {NOT_COUNTED} {memory}"
+        "CPU threads, from the image in memory to its depth; the models took turns. "
+        f"{NOT_COUNTED} {memory}"
     )
     shown = [(c.name, c.unit, None if c.lower is None else not c.lower) for c in columns]
     return {"title": "Cost", "note": note, "columns": shown, "rows": filled}

@@ -35,6 +35,9 @@ ROOMS = [
         "mde.data",
         "mde.train",
         "mde.visualize",
+        "mde.film",
+        "mde.depth_files",
+        "mde.pointcloud",
         "mde.contact_sheet",
         "mde.picture_grid",
         "mde.training_pictures",
@@ -58,6 +61,7 @@ ONLY_IN = {
     "onnxruntime": ["mde.export"],
     "openvino": ["mde.export"],
     "gradio": ["mde.demo"],
+    "trimesh": ["mde.pointcloud"],
     "h5py": ["mde.data.sources", "mde.data.sample", "mde.data.raw.hdf5"],
     "dvc": [],
 }

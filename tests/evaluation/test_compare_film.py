@@ -9,16 +9,15 @@ from PIL import Image
 
 from mde.compare.film import (
     GIF_BYTES,
-    SCALE_HEIGHT,
     Film,
     draw_frames,
     row_size,
     write_gif,
-    write_mp4,
 )
 from mde.compare.sequence import longest_run, pick_sequence
 from mde.data.shards import Manifest, write_manifest, write_shard
 from mde.errors import InputError
+from mde.film import SCALE_HEIGHT, write_mp4
 from tests.evaluation.compare_data import make_row
 
 SIZE = 64, 96

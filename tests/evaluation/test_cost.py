@@ -3,12 +3,26 @@
 import json
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mde.cost import FEWEST_RUNS, RUNS, Cost, count_macs, measure, p95, time_runs
+from mde.cost import (
+    Cost,
+    count_macs,
+    count_parameters,
+    device_name,
+    p95,
+    peaks_mib,
+    reset_peak,
+    time_runs,
+)
 from mde.models.depth_model import DepthModel
+from mde.predictor import ModelInfo, TorchPredictor
+
+CPU = torch.device("cpu")
 
 
 class OneConvolution(DepthModel):
@@ -39,30 +53,34 @@ def model() -> OneConvolution:
 def test_multiply_adds_are_those_of_convolutions_and_matrix_products(
     model: OneConvolution,
 ) -> None:
-    image = torch.rand(1, 3, 32, 48)
-    assert count_macs(model, image) == 32 * 48 * (3 * 3 * 3 * 8 + 8)
+    assert count_macs(model, (32, 48)) == 32 * 48 * (3 * 3 * 3 * 8 + 8)
     with torch.inference_mode():
-        assert count_macs(model, image) == 32 * 48 * (3 * 3 * 3 * 8 + 8)
+        assert count_macs(model, (32, 48)) == 32 * 48 * (3 * 3 * 3 * 8 + 8)
+    assert count_parameters(model) == 3 * 3 * 3 * 8 + 8 + 8 + 1
 
 
-def test_a_cost_says_what_was_measured_and_survives_json(model: OneConvolution) -> None:
-    found = measure(model, (32, 48), seconds=0)
-    assert found.parameters == 3 * 3 * 3 * 8 + 8 + 8 + 1
-    assert (found.height, found.width, found.runs) == (32, 48, FEWEST_RUNS)
-    assert 0 < found.median_ms <= found.p95_ms
-    assert found.threads == torch.get_num_threads()
-    assert found.device
-    assert found.growth_mib is not None
-    assert found.growth_mib >= 0
-    assert found.memory_mib == found.growth_mib
-    assert Cost(**json.loads(json.dumps(asdict(found)))) == found
-
-
-def test_a_fast_model_is_timed_often_and_not_while_it_warms_up(model: OneConvolution) -> None:
-    assert len(time_runs(model, torch.rand(1, 3, 8, 8), seconds=1e9)) == RUNS
-    assert model.calls == RUNS + 10
+def test_every_run_is_a_prediction_of_one_image(model: OneConvolution) -> None:
+    predictor = TorchPredictor(model, ModelInfo("x", True, 0.1, 10.0, None, "", ""))
+    times = time_runs(predictor, np.zeros((8, 8, 3), np.uint8), 7)
+    assert len(times) == model.calls == 7
+    assert min(times) > 0
 
 
 def test_the_95th_percentile_lies_between_the_two_values_around_it() -> None:
     assert p95([float(value) for value in range(101)]) == pytest.approx(95)
     assert p95([3.0]) == 3
+
+
+def test_memory_is_what_was_held_at_most() -> None:
+    before = reset_peak(CPU)
+    held: NDArray[np.uint8] = np.ones(64 * 2**20, np.uint8)
+    del held
+    assert 60 < peaks_mib(CPU, before)["growth_mib"] < 80
+    assert peaks_mib(CPU, before + 2**30) == {"growth_mib": 0}
+
+
+def test_a_cost_survives_json_and_has_one_number_of_memory() -> None:
+    cost = Cost(device_name(CPU), 2, 32, 48, 225, 10, 5, 1.0, 2.0, growth_mib=3.0)
+    assert Cost(**json.loads(json.dumps(asdict(cost)))) == cost
+    assert cost.memory_mib == 3
+    assert cost.device

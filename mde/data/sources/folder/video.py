@@ -57,7 +57,7 @@ def index_video(path: Path) -> list[Place]:
 
     Raises CodecError when the video is damaged, truncated, or does not tell its frames' times.
     """
-    with _open(path) as (container, stream):
+    with open_video(path) as (container, stream):
         is_avi = container.format.name == "avi"
         codec = stream.codec_context
         if is_avi and codec.name in ("h264", "hevc") and codec.has_b_frames:
@@ -115,7 +115,7 @@ def read_video(path: Path, places: Sequence[Place]) -> Iterator[NDArray[np.uint8
     """
     done = 0
     try:
-        with _open(path) as (container, stream):
+        with open_video(path) as (container, stream):
             reader = _Reader(container, stream)
             for place in places:
                 result: NDArray[np.uint8] | CodecError
@@ -161,7 +161,7 @@ class _Reader:
             raise CodecError(f"no frame at time {place.pts} can be decoded", "unreadable frame")
         if frame.is_corrupt or place.key in self._damaged:
             raise CodecError(f"the frame at time {place.pts} is damaged", "unreadable frame")
-        return _upright(frame)
+        return upright_image(frame)
 
     def _start(self, seek: int) -> None:
         try:
@@ -200,7 +200,8 @@ class _Reader:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_video(path: Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """A video file and its video stream. Raises CodecError when it is not one, or too large."""
     try:
         file = path.open("rb")
     except OSError as error:
@@ -238,8 +239,8 @@ def _unreadable(error: FFmpegError | OSError) -> CodecError:
     return CodecError(f"not a readable video: {error.strerror}", "unreadable video")
 
 
-def _upright(frame: VideoFrame) -> NDArray[np.uint8]:
-    """The image as it is to be shown: phones turn it by a note beside it, not in its pixels."""
+def upright_image(frame: VideoFrame) -> NDArray[np.uint8]:
+    """RGB (H,W,3) as it is to be shown: phones turn it by a note beside it, not in its pixels."""
     if frame.width * frame.height > MAX_PIXELS:
         raise CodecError(f"{frame.width}x{frame.height} px", "too large an image")
     image = cast(NDArray[np.uint8], frame.to_ndarray(format="rgb24", threads=1))

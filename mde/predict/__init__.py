@@ -1,0 +1,1 @@
+"""Depth of images, videos and cameras, as files."""

@@ -171,7 +171,7 @@ class TorchPredictor(Predictor):
         """As of `Predictor`, at most BATCH_SIZE at a time."""
         depths = [
             # A copy: an image from a file may not be written to, which torch does not like.
-            self._predict(torch.tensor(images[start : start + BATCH_SIZE]))
+            self._predict(torch.from_numpy(images[start : start + BATCH_SIZE].copy()))
             for start in range(0, len(images), BATCH_SIZE)
         ]
         return np.concatenate(depths) if depths else np.zeros(images.shape[:3], np.float32)

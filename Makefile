@@ -35,6 +35,7 @@ bench: $(BIN)/.installed  ## speed against named peers: ratios, kept in benchmar
 	python -m benchmarks.engine
 	python -m benchmarks.train_step --model fastdepth-mobilenet
 	python -m benchmarks.encoders --markdown
+	python -m benchmarks.inference
 
 # The versions and hashes of requirements.lock, then this package as it stands here.
 $(BIN)/.installed: requirements.lock pyproject.toml

@@ -70,6 +70,7 @@ def take_turns(
     finally:
         for one in racers:
             one.process.close()
+    tell(f"{sides[0].label}: measured", 1.0)
     return [one.result(racers[0]) for one in racers]
 
 

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import mde
 from mde.cli.export import export
+from mde.cli.predict import predict
 from mde.errors import InputError
 from mde.export import OnnxPredictor, export_onnx, job, read_metadata
 from mde.models import ModelConfig, build_model
@@ -166,3 +167,18 @@ def test_the_command_writes_a_checked_file(fastdepth: Path, pictures: Path, tmp_
     before = path.read_bytes()
     assert CliRunner().invoke(app, given).exit_code == 1
     assert path.read_bytes() == before
+
+
+@pytest.mark.usefixtures("built_once")
+def test_predict_takes_a_file_and_makes_one_itself(
+    fastdepth: Path, exported: Path, pictures: Path, tmp_path: Path
+) -> None:
+    app = typer.Typer()
+    app.command()(predict)
+    expected = load_predictor(fastdepth, "cpu").predict(pictures / "0.png").depth
+    for number, model in enumerate(([str(exported)], [str(fastdepth), "--onnx"])):
+        out = tmp_path / str(number)
+        result = CliRunner().invoke(app, [*model, str(pictures), "--npy", "--out", str(out)])
+        assert result.exit_code == 0, result.output
+        np.testing.assert_allclose(np.load(out / "npy/0.npy"), expected, rtol=1e-3)
+        assert len(list((out / "npy").iterdir())) == 5

@@ -63,7 +63,8 @@ def to_fp16(content: bytes) -> "ModelProto":
 def _replace(graph: Any, nodes: list[Any]) -> None:
     """Give a graph other nodes, and drop what none of them uses; types are inferred again."""
     copies = [type(node).FromString(node.SerializeToString()) for node in nodes]
-    used = {name for node in copies for name in node.input}
+    inside = [inner for node in copies for a in node.attribute for inner in a.g.node]
+    used = {name for node in [*copies, *inside] for name in node.input}
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
     del graph.node[:], graph.value_info[:], graph.initializer[:]
     graph.node.extend(copies)

@@ -12,7 +12,7 @@ from mde.export.graph import build_onnx
 from mde.export.half import to_fp16
 from mde.export.loss import Loss, Measure, loss_measure
 from mde.export.metadata import metadata_of, pack, parse
-from mde.export.onnx_predictor import OnnxPredictor, installed
+from mde.export.onnx_predictor import OnnxPredictor, choose_runtime, installed
 from mde.export.parity import LIMIT, MEAN_LIMIT, Parity, compare
 from mde.export.pictures import Pictures, Source, find_pictures
 from mde.export.quantize import to_int8
@@ -76,6 +76,8 @@ def export_onnx(
     """
     if precision not in get_args(Precision):
         raise InputError(f"unknown precision '{precision}'; there are fp32, int8, fp16")
+    # Before the work: without a runtime nothing could be compared.
+    choose_runtime("onnxruntime" if precision == "int8" else "auto")
     reference = load_predictor(folder, "cpu", image_size)
     state = read_state(folder)
     size = _fix_size(reference, folder)

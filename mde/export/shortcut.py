@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -40,7 +41,7 @@ def _choice(
     from onnx import TensorProto, helper, numpy_helper
 
     result = resize[-1].output[0]
-    constants = {
+    constants: dict[str, NDArray[Any]] = {
         "shortcut_factor": np.array([factor], np.float32),
         # 0: as many images as there are.
         "shortcut_shape": np.array([0, 3, *size], np.int64),
@@ -48,7 +49,7 @@ def _choice(
     }
     for name, values in constants.items():
         graph.initializer.append(numpy_helper.from_array(values, name))
-    shape = ["n", 3, *size]
+    shape: list[str | int | None] = ["n", 3, *size]
     same = [
         helper.make_node("Mul", [pixels, "shortcut_factor"], ["scaled"], "shortcut_scale"),
         helper.make_node("Reshape", ["scaled", "shortcut_shape"], ["fits"], "shortcut_fits"),

@@ -25,7 +25,6 @@ NETWORKS = {
     "eigen": ("vgg16", {"width": 0.1, "input_size": (36, 48)}),
     "densedepth": ("resnet18", {"width": 0.25, "downsample": 2}),
     "monodepth2": ("resnet18", {"min_depth": 0.5, "metric": False}),
-    "monodepth2-densenet": ("densenet121", {"min_depth": 0.5, "metres_per_unit": 5.4}),
 }
 SIZE = (64, 96)
 
@@ -33,7 +32,7 @@ SIZE = (64, 96)
 def make_checkpoint(folder: Path, name: str) -> Path:
     encoder, settings = NETWORKS[name]
     content = {
-        "family": name.partition("-")[0],
+        "family": name,
         "encoder": encoder,
         "weights": "scratch",
         "min_depth": 0.1,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mde.errors import InputError
-from mde.export import OnnxPredictor
+from mde.export import OnnxPredictor, onnx_predictor
 from mde.export.metadata import pack
 
 onnx = pytest.importorskip("onnx")
@@ -101,3 +101,11 @@ def test_what_the_metadata_lack_is_named(tmp_path: Path) -> None:
 def test_an_unknown_runtime_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there are auto, onnxruntime, openvino"):
         OnnxPredictor(write(tmp_path / "a.onnx"), "tensorrt")  # type: ignore[arg-type]
+
+
+def test_a_missing_runtime_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_predictor.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"openvino is not installed: pip install 'mde\[onnx\]'"):
+        onnx_predictor.choose_runtime("openvino")
+    with pytest.raises(InputError, match="onnxruntime is not installed"):
+        onnx_predictor.choose_runtime("auto")

@@ -15,10 +15,8 @@ from mde.bench.turns import Pace, Result, Tell, take_turns
 from mde.cost import Cost
 from mde.errors import InputError
 from mde.export import Report, export_onnx
-from mde.export.loss import Loss
-
-MAX_LOSS = 0.01
-"""Of what int8 files may lose; see `mde.export.loss.Loss`."""
+from mde.export.loss import MAX_LOSS, Loss
+from mde.predictor import default_device
 
 
 @dataclass(frozen=True)
@@ -153,7 +151,7 @@ def measure_costs(
 
     seconds: for the timing of each, about. Raises InputError when one cannot be measured.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device().type
     threads = torch.get_num_threads()
     sides = [Side(str(one), one, size, EAGER, device, threads) for one in checkpoints]
     pace = Pace(seconds=seconds * len(sides))

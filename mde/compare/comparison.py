@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 from rich import progress
 from torch import Tensor
@@ -21,6 +20,7 @@ from mde.errors import InputError
 from mde.evaluate import choose, error_histogram, evaluate
 from mde.film import resize_frame
 from mde.inference import BatchPredictor, RowGroup, Work, decode_row_image, row_groups
+from mde.predictor import default_device
 from mde.promotion import PromotionConfig
 from mde.promotion import compare as compare_images
 from mde.protocols import PROTOCOLS, Protocol
@@ -132,14 +132,9 @@ def compare(
     )
 
 
-def here() -> torch.device:
-    """The device of this process's work."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def run_here(work: Work, groups: list[RowGroup]) -> Iterator[pa.Table]:
     """An `mde.inference.Runner`: this process, one group after the other."""
-    return (work(group, here()) for group in groups)
+    return (work(group, default_device()) for group in groups)
 
 
 def _scorer(one: Contender, protocol: Protocol) -> Scorer:
@@ -219,7 +214,7 @@ def _panels(
         target, guesses = some.target(group, row), {}
         assert isinstance(target, Tensor), "it was scored"
         for label, scorer in scorers.items():
-            depth = scorer.predict(group, [row], here())[name].cpu()
+            depth = scorer.predict(group, [row], default_device())[name].cpu()
             aligned = scorer.protocol.align(depth, target, scorer.metres_per_unit)
             guesses[label] = Guess(aligned.pred.numpy(), values[label][name])
         image = some.seen(decode_row_image(group, row))
@@ -243,7 +238,7 @@ def _film(
     depths: dict[str, list[NDArray[np.float32]]] = {}
     for entry in progress.track(entries, "predict the film"):
         label, scale = entry.contender.label, _scale(entry, scorers)
-        found = scorers[label].predictor.predict(images, sizes, here())
+        found = scorers[label].predictor.predict(images, sizes, default_device())
         depths[label] = [(scale * depth).cpu().numpy() for depth in found.values()]
     pictures = [resize_frame(image, size) for image in images.values()]
     max_depth = next(iter(scorers.values())).protocol.max_depth

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from mde.errors import InputError
 from mde.export.graph import build_onnx
 from mde.export.half import to_fp16
-from mde.export.loss import Loss, Measure, loss_measure
+from mde.export.loss import MAX_LOSS, Loss, Measure, loss_measure
 from mde.export.metadata import metadata_of, pack, parse
 from mde.export.onnx_predictor import OnnxPredictor, choose_runtime, installed
 from mde.export.parity import LIMIT, MEAN_LIMIT, Parity, compare
@@ -62,7 +62,7 @@ def export_onnx(
     image_size: tuple[int, int] | None = None,
     precision: Precision = "fp32",
     images: Source | None = None,
-    max_loss: float = 0.01,
+    max_loss: float = MAX_LOSS,
     root: Path = Path(),
     tell: Tell = lambda text: None,
 ) -> Report:

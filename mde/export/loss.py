@@ -18,6 +18,8 @@ from mde.predictor import Predictor
 from mde.protocols import Protocol, find_protocol
 from mde.scoring import Scorer
 
+MAX_LOSS = 0.01
+"""That is usually allowed; see `Loss`."""
 NUM_GROUPS = 12
 """Row groups of the test split that are scored at most, spread over it: about 200 images."""
 

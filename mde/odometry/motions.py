@@ -19,6 +19,7 @@ from mde.geometry import pose_to_T
 from mde.inference import BATCH_SIZE, ImagesPerSecond
 from mde.models import ModelConfig, build_pose
 from mde.models.monodepth2 import PoseNetwork
+from mde.predictor import default_device
 from mde.train.checkpoint import read_state
 from mde.trajectory import Poses
 
@@ -110,7 +111,7 @@ def predict_motions(
     results by rounding errors alone. Raises InputError that names an image that is damaged or of
     another size than the first.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     torch.backends.cudnn.allow_tf32 = False
     model.network.to(device)
     reader, motions = _Reader(model), []

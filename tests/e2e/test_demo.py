@@ -2,7 +2,6 @@
 
 import io
 import re
-import shutil
 import socket
 import struct
 import zlib
@@ -25,12 +24,10 @@ from mde.errors import InputError
 from mde.film import write_mp4
 from mde.models import ModelConfig, build_model
 from mde.train.checkpoint import save_model
+from tests.e2e.browser import CHROMIUM, needs_browser
 
 pytestmark = pytest.mark.e2e
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next((found for name in NAMES if (found := shutil.which(name))), None)
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium or google-chrome in PATH")
 # The sandbox needs rights that containers do not give; without a GPU, software draws the 3D view.
 FLAGS = ["--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 SHOWN = "#viewer[data-shows], #viewer [data-shows]"

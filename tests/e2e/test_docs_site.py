@@ -1,6 +1,5 @@
 """The documentation's site: it is built without a warning, and read without a network."""
 
-import shutil
 import subprocess
 import sys
 import threading
@@ -13,18 +12,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import sync_playwright
 
+from tests.e2e.browser import CHROMIUM, needs_browser
+
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
-CHROMIUM = next(
-    (
-        found
-        for name in ("chromium", "chromium-browser", "google-chrome")
-        if (found := shutil.which(name))
-    ),
-    None,
-)
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium or google-chrome in PATH")
 API = ("api/mde.predictor.html", "api/mde.losses.html")
 
 

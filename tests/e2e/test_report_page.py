@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,19 +13,11 @@ from mde.errors import InputError
 from mde.layout import Layout
 from mde.protocols import PROTOCOLS
 from mde.report.page import write_report
+from tests.e2e.browser import CHROMIUM, needs_browser
 from tests.evaluation.report_tree import Planned, write_tree
 
 pytestmark = pytest.mark.e2e
 
-CHROMIUM = next(
-    (
-        found
-        for name in ("chromium", "chromium-browser", "google-chrome")
-        if (found := shutil.which(name))
-    ),
-    None,
-)
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium or google-chrome in PATH")
 
 PLAN = [
     Planned("first-indoors", "rooms", "nyu_labeled", "supervised"),

@@ -1,7 +1,6 @@
 """The page that shows points in a real browser without a network, by mouse and on a phone."""
 
 import io
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,18 +12,10 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from mde.pointcloud import to_points, write_viewer
+from tests.e2e.browser import CHROMIUM, needs_browser
 
 pytestmark = pytest.mark.e2e
 
-CHROMIUM = next(
-    (
-        found
-        for name in ("chromium", "chromium-browser", "google-chrome")
-        if (found := shutil.which(name))
-    ),
-    None,
-)
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium or google-chrome in PATH")
 # Without a graphics card.
 SOFTWARE = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 LEFT, RIGHT = (220, 40, 40), (40, 60, 220)

@@ -18,7 +18,6 @@ from mde.models import ModelConfig, build_model
 from mde.predictor import as_pixels, load_predictor
 from mde.train.checkpoint import save_model
 
-pytest.importorskip("onnxruntime")
 NETWORKS = {
     "fastdepth": ("mobilenet_v1", {}),
     "resfpn": ("resnet18", {}),

@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from mde.errors import InputError
 from mde.export import OnnxPredictor, onnx_predictor
 from mde.export.metadata import pack
 
-onnx = pytest.importorskip("onnx")
 METADATA = {
     "variant": "tiny", "is_metric": True, "min_depth": 0.1, "max_depth": 10.0,
     "image_size": [4, 6], "git_commit": "abc", "data_sha256": "def",

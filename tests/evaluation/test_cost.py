@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -73,9 +74,11 @@ def test_the_95th_percentile_lies_between_the_two_values_around_it() -> None:
 
 def test_memory_is_what_was_held_at_most() -> None:
     before = reset_peak(CPU)
-    held: NDArray[np.uint8] = np.ones(64 * 2**20, np.uint8)
+    # Where the peak cannot be forgotten, that of the tests before this one has to be passed.
+    to_peak = max(0, int(before) - psutil.Process().memory_info().rss)
+    held: NDArray[np.uint8] = np.ones(to_peak + 256 * 2**20, np.uint8)
     del held
-    assert 60 < peaks_mib(CPU, before)["growth_mib"] < 80
+    assert 150 < peaks_mib(CPU, before)["growth_mib"] < 350
     assert peaks_mib(CPU, before + 2**30) == {"growth_mib": 0}
 
 

@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.formats import collate, one_thread
 from mde.cluster.decode import footer_of
 from mde.data.augment import Augment, columns_of, load_sample
+from mde.data.epoch import LANES
 from mde.data.place import Place, join, resolve
-from mde.data.plan import LANES, WorkerStep, epoch_order, worker_steps
+from mde.data.plan import WorkerStep, epoch_order, worker_steps
 from mde.data.shards import ROWS_PER_GROUP, Manifest, read_manifest, read_row_group
 from mde.schema import Batch, Row
 

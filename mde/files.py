@@ -1,6 +1,7 @@
 """Files that are there whole or not at all."""
 
 import errno
+import gc
 import hashlib
 import json
 import os
@@ -55,6 +56,18 @@ def disk_fault(error: BaseException, folder: Path) -> str | None:
     if code := next((code for code in DISK_FAULTS if f"(os error {code})" in str(error)), None):
         return os.strerror(code)
     return os.strerror(errno.ENOSPC) if shutil.disk_usage(folder).free < 2**20 else None
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """No search for garbage: beside a million new objects it takes longer than all else."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def write_json(path: Path, content: Any) -> None:

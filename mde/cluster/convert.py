@@ -17,14 +17,14 @@ def run_on_ray(job: Job, tasks: list[Task]) -> Iterator[dict[str, Any]]:
     job: with folders that all nodes see, as absolute paths.
     """
     connect()
-    shared = ray.put(tasks)
 
     def run(item: dict[str, Any]) -> dict[str, str]:
-        return {"record": json.dumps(run_task(job, ray.get(shared)[item["task"]]))}
+        return {"record": json.dumps(run_task(job, item["task"]))}
 
     # Two to a core: one works while Ray hands out the other's next task, or its files are awaited.
     cpus = 0.5
-    items = [{"task": number} for number in range(len(tasks))]
+    # Each with its own frames: to get those of all would take longer than its work, of a million.
+    items = [{"task": task} for task in tasks]
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(run, num_cpus=cpus)
     try:
         for row in dataset.iter_rows():

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mde.data.augment import Augment, columns_of, load_sample
-from mde.data.place import Place
+from mde.data.place import Place, join
 from mde.data.plan import WorkerStep
 from mde.data.shards import read_footer, read_row_group
 from mde.errors import InputError
@@ -66,16 +66,21 @@ def _groups_cut(steps: list[WorkerStep]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Decode:
-    """What all tasks of a split have in common; files: its shards."""
+    """What all tasks of a split have in common; folder: of the shards."""
 
-    files: list[Place]
+    folder: Place
     images: tuple[str, ...]
     with_depth: bool
     augment: Augment | None
     seed: int
 
-    def __call__(self, steps: list[WorkerStep], epoch: int) -> Iterator[dict[str, Any]]:
-        """Yields the samples of each step: sample_id as a list, arrays stacked."""
+    def __call__(
+        self, steps: list[WorkerStep], names: dict[int, str], epoch: int
+    ) -> Iterator[dict[str, Any]]:
+        """Yields the samples of each step: sample_id as a list, arrays stacked.
+
+        names: files of the shards in these steps. Those of a whole dataset would be a burden.
+        """
         cv2.setNumThreads(1)
         columns = columns_of(self.images, self.with_depth)
         groups: dict[tuple[int, int], list[Row]] = {}
@@ -83,7 +88,7 @@ class Decode:
             samples = []
             for shard, group, index in step.rows.tolist():
                 if (shard, group) not in groups:
-                    file = self.files[shard]
+                    file = join(self.folder, names[shard])
                     table = read_row_group(file, group, columns, footer_of(file))
                     groups[shard, group] = table.to_pylist()
                 row = groups[shard, group][index]
@@ -93,10 +98,10 @@ class Decode:
 
 
 def run_task(
-    decode: Decode, steps: list[WorkerStep], epoch: int, predecessor: Any
+    decode: Decode, steps: list[WorkerStep], names: dict[int, str], epoch: int, predecessor: Any
 ) -> Iterator[dict[str, Any]]:
     """Decode, as a Ray task. predecessor: what must have ended before, so that few run at once."""
-    yield from decode(steps, epoch)
+    yield from decode(steps, names, epoch)
 
 
 def stack(samples: list[dict[str, Any]]) -> dict[str, Any]:

@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 import torch
 
 from mde.cluster.decode import Decode, pack_tasks, run_task
 from mde.data.augment import Augment
-from mde.data.place import join, resolve
-from mde.data.plan import WorkerStep, epoch_order, step_bounds, whole_steps, worker_steps
+from mde.data.epoch import Epoch
+from mde.data.place import resolve
+from mde.data.plan import WorkerStep, num_steps, whole_steps, worker_steps
 from mde.data.shards import ROWS_PER_GROUP, Manifest, read_manifest
 from mde.schema import Batch
 
@@ -35,6 +37,8 @@ TASKS_AHEAD = 2
 """More than run at a time: one whose batches are consumed, and one that waits for its turn."""
 VAL_BATCH = 8
 """Rows of a batch of the validation split."""
+ROWS_AT_ONCE = 2**18
+"""Rows of all workers whose tasks are planned together: under a second's work."""
 STEPS_AHEAD = 4
 """Batches that are fetched from other nodes before they are asked for."""
 RETRIES = 3
@@ -80,7 +84,7 @@ class Feed:
         train, val = self.manifest.counts["train"], self.manifest.counts["val"]
         mine = range(self.rank * VAL_BATCH, val, self.world_size * VAL_BATCH)
         return {
-            "train": len(step_bounds(train, self.batch_size, self.world_size)) - 1 if train else 0,
+            "train": num_steps(train, self.batch_size, self.world_size) if train else 0,
             "val": len(mine),
         }
 
@@ -138,29 +142,33 @@ class Feed:
                 continue
             if part.split not in decoders:
                 decoders[part.split] = ray.put(self._decoder(part.split))
-            for steps in self._tasks(part):
-                steps_of = run.remote(decoders[part.split], steps, part.epoch, ends.popleft())
+            for steps, names in self._tasks(part):
+                decode, before = decoders[part.split], ends.popleft()
+                steps_of = run.remote(decode, steps, names, part.epoch, before)
                 ends.append(steps_of.completed())
                 yield _Task(steps_of, [step.weight for step in steps])
 
     def _decoder(self, split: str) -> Decode:
         augment = self.augment if split == "train" else self.augment and self.augment.still()
-        folder = resolve(self.folder)
-        files = [join(folder, shard.file) for shard in self.manifest.of_split(split)]
-        return Decode(files, self.images, self.with_depth, augment, self.seed)
+        return Decode(resolve(self.folder), self.images, self.with_depth, augment, self.seed)
 
-    def _tasks(self, part: Part) -> list[list[WorkerStep]]:
+    def _tasks(self, part: Part) -> Iterator[tuple[list[WorkerStep], dict[int, str]]]:
+        """This worker's share of a part, a task at a time, and the files of its shards."""
         shards = self.manifest.of_split(part.split)
         seed = self.seed if part.split == "train" else None
-        order = epoch_order(shards, ROWS_PER_GROUP, seed, part.epoch)
-        if part.split == "train":
-            steps = worker_steps(order, self.batch_size, self.rank, self.world_size)
-        else:
-            steps = whole_steps(order, VAL_BATCH, self.rank, self.world_size)
-        rows = sum(len(step.rows) for step in steps)
+        order = Epoch(shards, ROWS_PER_GROUP, seed, part.epoch)
+        deal, batch = worker_steps, self.batch_size
+        if part.split != "train":
+            deal, batch = whole_steps, VAL_BATCH
         row_bytes = sum(shard.bytes for shard in shards) / len(order)
-        most = min(int(TASK_BYTES / row_bytes), rows // (TASKS_PER_DECODER * self.decode_tasks))
-        return pack_tasks(steps[part.start :], max(most, 1))
+        mine = len(order) // self.world_size
+        most = min(int(TASK_BYTES / row_bytes), mine // (TASKS_PER_DECODER * self.decode_tasks))
+        at_once = max(1, ROWS_AT_ONCE // batch)
+        for start in range(part.start, self.num_steps[part.split], at_once):
+            steps = deal(order, batch, self.rank, self.world_size, start, start + at_once)
+            for task in pack_tasks(steps, max(most, 1)):
+                used = np.unique(np.concatenate([step.rows[:, 0] for step in task])).tolist()
+                yield task, {shard: shards[shard].file for shard in used}
 
 
 class _Task:

@@ -18,6 +18,7 @@ from mde.data.codecs import JPEG_QUALITY
 from mde.data.encode import Statistics
 from mde.data.frames import Frame, Rejected, check_leaks, check_rejected
 from mde.data.raw.fingerprint import RawState, raw_state
+from mde.data.raw.mirror import fetch_raw
 from mde.data.shards import (
     Manifest,
     Shard,
@@ -37,12 +38,15 @@ Execute = Callable[[Job, list[Task]], Iterable[dict[str, Any]]]
 def convert(config: SourceConfig, root: Path, out: Path, execute: Execute) -> Manifest:
     """Convert a raw dataset into the folder `out`, which is replaced in one rename.
 
+    Raw files that lie in an object store are fetched first, see `mde.data.raw.mirror`.
+
     The work is done in `.<name>.partial` beside it. Killed and started again, the conversion goes
     on from the shards already finished, unless their raw files or the settings have changed.
     Raises InputError for bad raw data, a full disk, duplicate images in two splits, and when more
     than `max_rejected` of the frames are bad; what was at `out` is still there then.
     """
-    job = Job(config, root / config.raw, out.with_name(f".{out.name}.partial"))
+    raw = fetch_raw(config.raw, root, out.name)
+    job = Job(config, raw, out.with_name(f".{out.name}.partial"))
     if not job.raw.exists():
         raise InputError(f"{job.raw}: not there; set datasets.{out.name}.raw to your raw data")
     try:
@@ -123,8 +127,9 @@ def _finish(
     if not manifest.shards:
         raise InputError("no frame could be used; there is nothing to write")
     # Shards of an earlier plan that was never finished.
+    known = {shard.file for shard in manifest.shards}
     for path in job.shards.iterdir():
-        if path.name not in {shard.file for shard in manifest.shards}:
+        if path.name not in known:
             path.unlink()
     with disk_errors(job):
         write_manifest(job.shards, manifest)

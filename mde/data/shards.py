@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,9 @@ from mde.data.place import (
     show,
     size_of,
 )
+from mde.data.sizes import WHOLE_UP_TO, check_sizes
 from mde.errors import InputError
-from mde.files import file_sha256, write_json
+from mde.files import file_sha256, without_collector, write_json
 from mde.schema import SCHEMA_VERSION, SPLITS, Row
 
 ROWS_PER_GROUP = 16
@@ -141,12 +142,20 @@ def write_shard(
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `manifest.json`; from then on the folder counts as a dataset."""
-    write_json(folder / "manifest.json", {**asdict(manifest), "counts": manifest.counts})
+    shards, rejected = ([vars(part) for part in of] for of in (manifest.shards, manifest.rejected))
+    content = {**vars(manifest), "shards": shards, "rejected": rejected, "counts": manifest.counts}
+    with without_collector():
+        write_json(folder / "manifest.json", content)
 
 
 def read_manifest(folder: Place) -> Manifest:
     """Read a dataset's manifest. Raises InputError when there is none or of another version."""
     place = join(resolve(folder), "manifest.json")
+    with without_collector():
+        return _parse(folder, place)
+
+
+def _parse(folder: Place, place: Place) -> Manifest:
     path = show(place)
     try:
         content = json.loads(read_bytes(place))
@@ -210,18 +219,21 @@ def verify_shards(folder: Place, manifest: Manifest) -> None:
     """Compare every shard with the manifest, several at a time, every byte of them.
 
     A dataset in an object store is read through once for that: its sizes alone would not tell a
-    flipped bit or a shard of another conversion. After a few seconds a bar shows how far it is.
+    flipped bit or a shard of another conversion. Of one above 1 TiB the sizes of all shards are
+    compared, and the bytes of some. After a few seconds a bar shows how far it is.
     Raises InputError that names the first bad shard.
     """
-    folder = resolve(folder)
-    total, started = sum(shard.bytes for shard in manifest.shards), time.monotonic()
+    folder, shards, started = resolve(folder), manifest.shards, time.monotonic()
+    if sum(shard.bytes for shard in shards) > WHOLE_UP_TO:
+        shards = check_sizes(folder, shards)
+    total = sum(shard.bytes for shard in shards)
     with ThreadPoolExecutor(VERIFY_AT_ONCE) as pool, Progress(
         "[progress.description]{task.description}", BarColumn(), DownloadColumn(),
         TimeRemainingColumn(), transient=True, auto_refresh=False, console=Console(stderr=True),
     ) as bar:  # fmt: skip
         task = bar.add_task("verifying the shards", total=total, visible=False)
-        faults = pool.map(functools.partial(find_fault, folder, manifest), manifest.shards)
-        for shard, fault in zip(manifest.shards, faults, strict=True):
+        faults = pool.map(functools.partial(find_fault, folder, manifest), shards)
+        for shard, fault in zip(shards, faults, strict=True):
             if fault:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise InputError(fault)

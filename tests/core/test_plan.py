@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mde.cluster.decode import pack_tasks
-from mde.data.plan import LANES, WorkerStep, epoch_order, step_bounds, whole_steps, worker_steps
+from mde.data.epoch import LANES
+from mde.data.plan import WorkerStep, epoch_order, step_bounds, whole_steps, worker_steps
 from mde.data.shards import ROWS_PER_GROUP, Shard, read_row_group, write_shard
 from mde.errors import InputError
 

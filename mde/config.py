@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from mde.errors import InputError
+from mde.redact import without_password
 
 T = TypeVar("T")
 
@@ -31,7 +32,8 @@ def load_params(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: no such file; give the params file with --params")
     try:
-        params = YAML(typ="safe").load(path)
+        # The C parser does not take {raw: s3://…}.
+        params = YAML(typ="safe", pure=True).load(path)
     except YAMLError as error:
         raise InputError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(params, dict):
@@ -99,7 +101,8 @@ def _explain(path: Path, key: str, kind: type, item: Any) -> str:
         return f"{path}: {where}: {unknown_key(keys[-1], known)}"
     if item["type"] == "missing":
         return f"{path}: {where}: this key is required and is not there"
-    found = "" if isinstance(item["input"], dict) else f", found {item['input']!r}"
+    shown = without_password(repr(item["input"]))
+    found = "" if isinstance(item["input"], dict) else f", found {shown}"
     return f"{path}: {where}: {item['msg'].removeprefix('Value error, ')}{found}"
 
 

@@ -1,8 +1,11 @@
 """The one error that is written for people."""
 
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from mde.redact import without_password
 
 
 class InputError(ValueError):
@@ -17,12 +20,16 @@ class InputError(ValueError):
 def explained(debug: bool) -> Iterator[None]:
     """Print an InputError as one message on standard error and exit with 1.
 
-    debug: let it through, with its traceback.
+    debug: let it through, with its traceback. Passwords in addresses are hidden in either.
     """
     try:
         yield
-    except InputError as error:
-        if debug:
+    except Exception as error:
+        text = "".join(traceback.format_exception(error))
+        if isinstance(error, InputError) and not debug:
+            text = f"error: {error}"
+        elif without_password(text) == text:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        # Libraries repeat the address that they asked, such as MLflow's.
+        print(without_password(text), file=sys.stderr)
         raise SystemExit(1) from None

@@ -27,6 +27,10 @@ class Layout:
         """Raw files of the built-in sample."""
         return self.root / "data" / "sample" / name
 
+    def mirror(self, dataset: str) -> Path:
+        """Raw files that lie in an object store, fetched for the conversion."""
+        return self.root / "data" / "mirror" / dataset
+
     def shards(self, dataset: str) -> Path:
         """A converted dataset."""
         return self.root / "data" / "shards" / dataset

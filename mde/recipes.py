@@ -66,6 +66,9 @@ class Switch:
 
     def missing_raw(self, root: Path) -> list[str]:
         """Raw data that are not there below `root`, as far as the dataset's settings name them."""
+        if "://" in self.raw:
+            # The conversion says what is not there.
+            return []
         raw = root / self.raw
         if not raw.exists():
             return [self.raw]

@@ -23,6 +23,7 @@ from mde.tracking.origin import (
     REPOSITORY,
     STATE,
     UNTRACKED,
+    dvc_tag,
     environment_tags,
     flatten,
 )
@@ -184,14 +185,20 @@ def _raw_data(found: Lineage) -> Iterator[str]:
     """How to come to the raw data of the run's dataset."""
     name = _tag(found, "dataset")
     try:
-        raw = str(YAML(typ="safe").load(found.read(f"{CODE}/{PARAMS}"))["datasets"][name]["raw"])
+        raw = str(
+            YAML(typ="safe", pure=True).load(found.read(f"{CODE}/{PARAMS}"))["datasets"][name][
+                "raw"
+            ]
+        )
     except (YAMLError, KeyError, TypeError) as error:
         raise InputError(f"{found.uri}: {CODE}/{PARAMS} names no raw data of {name}") from error
     if PurePosixPath(raw).is_relative_to("data/sample"):
         yield f"# {raw} is the built-in sample: the pipeline renders it"
         return
-    digest = found.tags.get(f"dvc.{raw}")
-    if found.tags.get(REMOTE):
+    digest = found.tags.get(dvc_tag(raw))
+    if "://" in raw:
+        yield f"# {raw} is fetched by the pipeline; AWS_ENDPOINT_URL and keys are the environment's"
+    elif found.tags.get(REMOTE):
         yield f"dvc pull {shlex.quote(raw)}"
     else:
         yield f"# put the raw files of {name} at {raw}"

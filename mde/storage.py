@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
+from mde.bucket import bucket_errors, check_place, open_bucket, parse_bucket
 from mde.errors import InputError
 from mde.files import fresh_folder, write_bytes
 
@@ -31,6 +32,14 @@ class Storage(Protocol):
         """Sorted names right below a folder; none when there is no such folder."""
         ...
 
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """Name → bytes of the files right below a folder; none when there is no such folder."""
+        ...
+
+    def put_file(self, name: str, file: Path) -> None:
+        """Copy a local file, whole or not at all; replaces one of that name."""
+        ...
+
     def put_folder(self, name: str, write: Callable[[Path], None]) -> None:
         """Publish a folder of files, which `write` puts into a local one; `state.json` is last."""
         ...
@@ -50,16 +59,32 @@ class Storage(Protocol):
 def open_storage(uri: str | Path) -> Storage:
     """The storage at a path, or at a URI such as `file:///data/runs` or `s3://bucket/runs`.
 
-    S3 takes options as `?endpoint_override=host:port&scheme=http&region=…`, and its credentials
-    from the environment as all AWS tools do. Raises InputError for a scheme that is not known.
+    S3 takes the address of another server than AWS from `AWS_ENDPOINT_URL`, or as options:
+    `?endpoint_override=host:port&scheme=http&region=…`. Credentials come from the environment, as
+    all AWS tools take them. Raises InputError for a scheme that is not known, and for a URI with a
+    password.
     """
     text = str(uri)
+    check_place(text)
     parts = urlsplit(text)
     if "://" not in text:
         return FolderStorage(Path(text))
     if parts.scheme == "file":
         return FolderStorage(Path(parts.path))
     return BucketStorage(text)
+
+
+def require_storage(uri: str | Path) -> Storage:
+    """As `open_storage`; raises InputError when the storage does not answer, or refuses us."""
+    storage = open_storage(uri)
+    try:
+        storage.names()
+    except OSError as error:
+        raise InputError(
+            f"{storage.uri}: cannot be used: {error}; mde doctor says what each node can read and "
+            "write"
+        ) from error
+    return storage
 
 
 def join_uri(uri: str, name: str) -> str:
@@ -93,6 +118,22 @@ class FolderStorage:
             return []
         return sorted(name for name in found if not name.startswith("."))
 
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """As in Storage."""
+        paths = [(name, self.path / folder / name) for name in self.names(folder)]
+        return {name: path.stat().st_size for name, path in paths if path.is_file()}
+
+    def put_file(self, name: str, file: Path) -> None:
+        """As in Storage: written beside its place, then renamed."""
+        target = self.path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = target.with_name(f".{target.name}.partial")
+        try:
+            shutil.copyfile(file, draft)
+            draft.replace(target)
+        finally:
+            draft.unlink(missing_ok=True)
+
     def put_folder(self, name: str, write: Callable[[Path], None]) -> None:
         """As in Storage: written beside its place, then renamed."""
         with fresh_folder(self.path / name) as folder:
@@ -116,20 +157,12 @@ class FolderStorage:
 
 
 class BucketStorage:
-    """A prefix of an object store, through pyarrow."""
+    """A prefix of an object store."""
 
     def __init__(self, uri: str) -> None:
-        # Training on a box that has torch alone keeps to folders.
-        import pyarrow
-        from pyarrow.fs import FileSystem
-
         self.uri = uri
-        try:
-            self.system, self.prefix = FileSystem.from_uri(uri)
-        except (pyarrow.ArrowInvalid, OSError) as error:
-            raise InputError(
-                f"storage {uri!r}: {error}; allowed are a path, file://… and s3://bucket/folder"
-            ) from error
+        place = parse_bucket(uri)
+        self.prefix, self.system = place.path, open_bucket(place)
         self._copies: Any = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -140,20 +173,39 @@ class BucketStorage:
 
     def write(self, name: str, data: bytes) -> None:
         """As in Storage: an object is there when its upload has ended."""
-        with self.system.open_output_stream(self._path(name)) as stream:
-            stream.write(data)
+        with bucket_errors():
+            self.system.pipe_file(self._path(name), data)
 
     def read(self, name: str) -> bytes:
         """As in Storage."""
-        with self.system.open_input_stream(self._path(name)) as stream:
-            return stream.read()
+        with bucket_errors():
+            content: bytes = self.system.cat_file(self._path(name))
+        return content
 
     def names(self, folder: str = "") -> list[str]:
         """As in Storage."""
-        from pyarrow.fs import FileSelector
+        return sorted(name for name, _ in self._list(folder))
 
-        selector = FileSelector(self._path(folder), allow_not_found=True)
-        return sorted(info.base_name for info in self.system.get_file_info(selector))
+    def sizes(self, folder: str = "") -> dict[str, int]:
+        """As in Storage."""
+        found = self._list(folder)
+        return {name: entry["size"] for name, entry in found if entry["type"] == "file"}
+
+    def _list(self, folder: str) -> list[tuple[str, dict[str, Any]]]:
+        path = self._path(folder)
+        try:
+            with bucket_errors():
+                entries = self.system.ls(path, detail=True)
+        except FileNotFoundError:
+            return []
+        pairs = ((entry["name"].rstrip("/").rpartition("/"), entry) for entry in entries)
+        # A file is listed as itself, and a folder may have an object of its name.
+        return [(name, entry) for (parent, _, name), entry in pairs if parent == path]
+
+    def put_file(self, name: str, file: Path) -> None:
+        """As in Storage: an object is there when its upload has ended."""
+        with bucket_errors():
+            self.system.put_file(str(file), self._path(name))
 
     def put_folder(self, name: str, write: Callable[[Path], None]) -> None:
         """As in Storage: whole when its `state.json` is there."""
@@ -162,11 +214,7 @@ class BucketStorage:
             self.delete(name)
             files = sorted(Path(draft).iterdir(), key=lambda file: file.name == LAST_FILE)
             for file in files:
-                self._upload(file, f"{name}/{file.name}")
-
-    def _upload(self, file: Path, name: str) -> None:
-        with file.open("rb") as source, self.system.open_output_stream(self._path(name)) as sink:
-            shutil.copyfileobj(source, sink, 2**22)
+                self.put_file(f"{name}/{file.name}", file)
 
     def fetch_folder(self, name: str) -> Path:
         """As in Storage: a copy that lives as long as this object."""
@@ -177,21 +225,19 @@ class BucketStorage:
             raise FileNotFoundError(f"{self.uri}: {name}")
         folder = Path(self._copies.name) / name
         folder.mkdir(parents=True, exist_ok=True)
-        for file in names:
-            path = self._path(f"{name}/{file}")
-            with self.system.open_input_stream(path) as source, (folder / file).open("wb") as sink:
-                shutil.copyfileobj(source, sink, 2**22)
+        with bucket_errors():
+            for file in names:
+                self.system.get_file(self._path(f"{name}/{file}"), str(folder / file))
         return folder
 
     def delete(self, name: str) -> None:
         """As in Storage."""
-        from pyarrow.fs import FileType
-
         path = self._path(name)
-        kind = self.system.get_file_info(path).type
-        if kind == FileType.Directory:
+        with bucket_errors():
+            found = self.system.find(path)
             # What is deleted is no longer whole before its first file is gone.
-            self.delete(f"{name}/{LAST_FILE}".lstrip("/"))
-            self.system.delete_dir(path)
-        elif kind == FileType.File:
-            self.system.delete_file(path)
+            if f"{path}/{LAST_FILE}" in found:
+                self.system.rm_file(f"{path}/{LAST_FILE}")
+                found.remove(f"{path}/{LAST_FILE}")
+            if found:
+                self.system.rm(found)

@@ -21,7 +21,7 @@ PLAIN = re.compile(r"[\w./~-]+")
 
 def parse_yaml(text: str) -> Any:
     """Plain values of a YAML text."""
-    return YAML(typ="safe").load(io.StringIO(text))
+    return YAML(typ="safe", pure=True).load(io.StringIO(text))
 
 
 def get_entry(text: str, section: str, name: str) -> str:

@@ -3,6 +3,7 @@
 from mde.cluster.inference import ActorPool
 from mde.cluster.session import ClusterConfig
 from mde.config import load_section
+from mde.data.publish import published
 from mde.evaluate import evaluate, write_evaluation
 from mde.files import fresh_folder
 from mde.layout import Layout
@@ -16,7 +17,7 @@ def main(variant: Variant, params: Params = PARAMS, root: Root = ROOT) -> None:
     """Write results/VARIANT."""
     config, layout = load_variant(params, variant), Layout(root.resolve())
     cluster = load_section(params, "cluster", ClusterConfig)
-    data, model = cluster.place_of(layout.shards(config.dataset)), layout.model(variant)
+    data, model = published(layout.shards(config.dataset), cluster.data), layout.model(variant)
     mlflow_run = TrackedRun(layout.root, run_id_of(layout.root, model / "run.json"))
     evaluation = evaluate(model / "checkpoint", data, config.protocol, ActorPool(cluster))
     with fresh_folder(layout.result(variant)) as folder:

@@ -10,12 +10,13 @@ from mde.cluster.session import ClusterConfig
 from mde.config import load_section
 from mde.data.curated import load_pictures
 from mde.data.current import check_current
+from mde.data.publish import published
 from mde.data.shards import verified_sha256
 from mde.data.sources import load_source_config
 from mde.files import fresh_folder, write_json
 from mde.layout import Layout
 from mde.provenance import Provenance
-from mde.storage import Storage, join_uri, open_storage
+from mde.storage import Storage, join_uri, require_storage
 from mde.tracking.follow import follow
 from mde.tracking.model_card import model_files
 from mde.tracking.origin import origin_of
@@ -36,12 +37,12 @@ def main(
     cluster = load_section(params, "cluster", ClusterConfig)
     keep = load_section(params, "run", RunConfig, optional=True)
     pictures = load_pictures(params, config.dataset)
-    data, model = cluster.place_of(layout.shards(config.dataset)), layout.model(variant)
+    data, model = published(layout.shards(config.dataset), cluster.data), layout.model(variant)
     check_current(params, config.dataset, layout.root, data)
     size = config.augment.whole_size(load_source_config(params, config.dataset).size)
     provenance = Provenance.of(config.as_dict(), verified_sha256(data), size)
     runs = keep.storage or str(layout.checkpoints)
-    storage = open_storage(join_uri(runs, f"{variant}-{provenance.fingerprint}"))
+    storage = require_storage(join_uri(runs, f"{variant}-{provenance.fingerprint}"))
     if not resume:
         _delete_checkpoints(storage)
     device = "cuda" if cluster.use_gpu else "cpu"

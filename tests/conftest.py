@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,6 +18,9 @@ from mde.data.sample import SampleConfig, write_kitti, write_nyu_labeled
 from mde.data.sources import load_source_config
 from mde.layout import Layout
 from mde.schema import Row
+
+if TYPE_CHECKING:
+    from tests.s3 import S3Server
 
 REPOSITORY = Path(__file__).parents[1]
 TINY = {"rooms": 4, "frames_per_room": 3, "drives": 2, "frames_per_drive": 8}
@@ -121,24 +125,19 @@ def convert_here(root: Path, dataset: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """URI of a bucket on an S3 server; this process and those it starts know its keys."""
-    from moto.server import ThreadedMotoServer
-    from pyarrow.fs import FileSystem
+def s3(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[S3Server]":
+    """An S3 server with the buckets `runs` and `mde`, the one of this process and its children."""
+    # Most tests need none, and not its libraries.
+    from tests.s3 import s3_server
 
-    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
-    server = ThreadedMotoServer("127.0.0.1", port=0)
-    server.start()
-    os.environ |= keys
-    _, port = server.get_host_and_port()
-    options = f"endpoint_override=127.0.0.1%3A{port}&scheme=http&region=us-east-1"
-    try:
-        FileSystem.from_uri(f"s3://runs?{options}&allow_bucket_creation=true")[0].create_dir("runs")
-        yield f"s3://runs?{options}"
-    finally:
-        server.stop()
-        for name in keys:
-            del os.environ[name]
+    with s3_server(tmp_path_factory.mktemp("s3"), "runs", "mde") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def bucket(s3: "S3Server") -> str:
+    """URI of a bucket on an S3 server; this process and those it starts know its keys."""
+    return "s3://runs"
 
 
 def flip_a_bit(shard: Path, name: str = "image") -> None:

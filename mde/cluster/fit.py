@@ -8,11 +8,12 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from pyarrow.fs import FileSystem
+from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 from torch import nn
 
+from mde.bucket import open_bucket, parse_bucket
 from mde.cluster.board import start_board, watching
 from mde.cluster.feed import Feed
 from mde.cluster.read_ahead import ReadAhead
@@ -121,8 +122,10 @@ def _ray_storage(uri: str) -> dict[str, Any]:
     # Ray Train checks with it that every worker sees the storage; checkpoints are ours.
     if "://" not in uri:
         return {"storage_path": str(Path(uri).resolve())}
-    system, path = FileSystem.from_uri(uri)
-    return {"storage_path": path, "storage_filesystem": system}
+    place = parse_bucket(uri)
+    # Not Arrow's own client: it makes folders, which not every server takes for nothing.
+    system = PyFileSystem(FSSpecHandler(open_bucket(place)))
+    return {"storage_path": place.path, "storage_filesystem": system}
 
 
 def train_worker(config: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from mde.data.place import Place, show
 from mde.data.raw.fingerprint import RawState, newest_file, raw_state
+from mde.data.raw.mirror import raw_path
 from mde.data.shards import Manifest, read_manifest
 from mde.errors import InputError
 
@@ -20,15 +21,15 @@ def check_current(params: Path, dataset: str, root: Path, folder: Place) -> None
 
     params: the params file with the section `datasets.<dataset>`. root: what the section's `raw` is
     relative to. folder: of the shards. Raw files that are not there, as on a cluster that has the
-    shards alone, are not asked for. Raises InputError that names what has changed, and as
-    `read_manifest` does.
+    shards alone, are not asked for; of those in an object store, the copy that was fetched is.
+    Raises InputError that names what has changed, and as `read_manifest` does.
     """
     # By name: the code that converts is no part of what is trained, so DVC need not train again
     # when it changes.
     sources, tasks = map(importlib.import_module, ("mde.data.sources", "mde.data.tasks"))
     config, manifest = sources.load_source_config(params, dataset), read_manifest(folder)
     changes = _changed_settings(config, tasks.portable(config), manifest)
-    raw = root / config.raw
+    raw = raw_path(config.raw, root, dataset)
     if manifest.raw and raw.exists() and (change := _changed_files(raw, manifest)):
         changes.append(change)
     if changes:

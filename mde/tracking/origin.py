@@ -18,7 +18,9 @@ from ruamel.yaml.error import YAMLError
 
 from mde.data.place import Place, show
 from mde.data.shards import ROW_SCHEMA, read_manifest
+from mde.errors import InputError
 from mde.provenance import Provenance, WorkingTree, working_tree
+from mde.redact import secret_in
 from mde.tracking.group import find_group
 from mde.tracking.run_folder import COMMIT, DIGEST, GROUP_TAG, DatasetUsed
 
@@ -46,10 +48,16 @@ def origin_of(
     """The origin of a training that is about to start.
 
     root: with `dvc.lock`, if there is one. params: the params file. data: the dataset's place.
-    workers, device: how many of what it runs on. Raises InputError when MDE_GROUP is not a name.
+    workers, device: how many of what it runs on. Raises InputError when MDE_GROUP is not a name,
+    and when a password or key of the environment stands in the params file.
     """
     dataset = provenance.variant["dataset"]
     files = {PARAMS: params.read_bytes()}
+    if name := secret_in(files[PARAMS]):
+        raise InputError(
+            f"{params}: the value of {name} stands in it, and MLflow is to have this file: take it "
+            "out; it belongs into the environment alone"
+        )
     tags = {"num_workers": str(workers), "device": device, **environment_tags(), **_source()}
     if (lock := root / LOCK).is_file():
         files[LOCK] = lock.read_bytes()
@@ -114,18 +122,25 @@ def dvc_tags(lock: bytes, dataset: str) -> dict[str, str]:
     lock: content of a dvc.lock; one that cannot be read is said in a tag.
     """
     try:
-        stages = (YAML(typ="safe").load(lock) or {})["stages"]
+        stages = (YAML(typ="safe", pure=True).load(lock) or {})["stages"]
         stage = stages.get(f"convert@{dataset}", {})
         entries = [*stage.get("outs", ()), *stage.get("deps", ())]
-        found = {str(e["path"]): str(e[e.get("hash", "md5")]) for e in entries}
+        found = {str(entry["path"]): _hash(entry) for entry in entries}
     except (YAMLError, KeyError, TypeError, AttributeError) as error:
         return {"dvc.lock": f"cannot be read: {type(error).__name__}"}
-    return {
-        # MLflow takes no other characters.
-        "dvc." + re.sub(r"[^\w ./:-]", "_", path, flags=re.ASCII): digest
-        for path, digest in found.items()
-        if not path.startswith(("mde/", "pipelines/"))
-    }
+    code = ("mde/", "pipelines/")
+    return {dvc_tag(path): found[path] for path in found if not path.startswith(code)}
+
+
+def dvc_tag(path: str) -> str:
+    """The tag of a path, or URI, that DVC knows: MLflow takes no other characters, and no `//`."""
+    return "dvc." + re.sub(r"[^\w ./:-]", "_", re.sub("/+", "/", path), flags=re.ASCII)
+
+
+def _hash(entry: dict[str, Any]) -> str:
+    # A single object in a bucket has an ETag, whatever `hash` says.
+    name = str(entry.get("hash", "md5"))
+    return str(entry["etag"] if name not in entry and "etag" in entry else entry[name])
 
 
 def _source() -> dict[str, str]:
@@ -150,7 +165,11 @@ def _dvc_remote(root: Path) -> str | None:
 def _code(tree: WorkingTree | None) -> tuple[dict[str, str], bytes]:
     """Tags that say how to come to the code, and the patch to keep."""
     if tree is None:
-        return {STATE: "as given by MDE_GIT_COMMIT, or no git here"}, b""
+        if os.environ.get("MDE_GIT_COMMIT"):
+            return {STATE: "as given by MDE_GIT_COMMIT"}, b""
+        nowhere = "no git here, and MDE_GIT_COMMIT is not set"
+        print(f"note: the run's commit is unknown: {nowhere}", file=sys.stderr, flush=True)
+        return {STATE: f"unknown: {nowhere}"}, b""
     tags = {REPOSITORY: tree.origin, STATE: "as committed"}
     if tree.untracked:
         listing = f"{len(tree.untracked)}: {', '.join(tree.untracked)}"
@@ -158,6 +177,9 @@ def _code(tree: WorkingTree | None) -> tuple[dict[str, str], bytes]:
     if len(tree.patch) > MAX_PATCH:
         size = f"{len(tree.patch) / 2**20:.0f} MB, more than {MAX_PATCH // 2**20} MB"
         return {**tags, STATE: f"uncommitted changes are not kept: {size}"}, b""
+    if name := secret_in(tree.patch):
+        held = f"the value of {name} stands in them"
+        return {**tags, STATE: f"uncommitted changes are not kept: {held}"}, b""
     if tree.patch:
         tags[STATE] = f"commit and {PATCH}"
     return tags, tree.patch

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from mde.bucket import check_place
 from mde.errors import InputError
 from mde.storage import Storage
 from mde.train.checkpoint import load_checkpoint, read_state, save_checkpoint
@@ -37,6 +38,7 @@ class RunConfig:
     log_steps: int = 10
 
     def __post_init__(self) -> None:
+        check_place(self.storage or "")
         for name in ("checkpoint_steps", "keep_last", "keep_best", "log_steps"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -250,3 +250,4 @@ def test_workers_that_leave_no_cpu_for_decoding_are_refused() -> None:
     with pytest.raises(InputError, match="GPU"):
         check_resources(ClusterConfig(num_workers=100, use_gpu=True, cpus_per_worker=0.001,
                                       cpus_per_decode=0.001))  # fmt: skip
+    check_resources(ClusterConfig(num_workers=100, use_gpu=True, autoscaling=True))

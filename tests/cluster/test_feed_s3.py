@@ -1,14 +1,11 @@
 """Datasets in an object store: a real S3-compatible server, read by the feed on a real Ray."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
-from moto.server import ThreadedMotoServer
 
 from mde.cluster.feed import Feed
 from mde.cluster.session import find_input_error
@@ -22,19 +19,11 @@ from mde.data.shards import (
     write_shard,
 )
 from mde.errors import InputError
+from mde.storage import open_storage
 from tests.conftest import flip_a_bit
+from tests.s3 import S3Server
 
 pytestmark = pytest.mark.cluster
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """Options that lead a URI to a server of this module's own."""
-    server = ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"endpoint_override={host}:{port}&scheme=http&region=us-east-1&allow_bucket_creation=true"
-    server.stop()
 
 
 @pytest.fixture(scope="module")
@@ -60,20 +49,22 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def upload(folder: Path, server: str, bucket: str) -> str:
-    """Copy a dataset into a bucket; its URI."""
-    uri = f"s3://{bucket}/made/shards?{server}"
-    system, prefix = pyarrow.fs.FileSystem.from_uri(uri)
-    system.create_dir(bucket)
+def upload(folder: Path, name: str) -> str:
+    """Copy a dataset into the bucket; its URI."""
+    uri = f"s3://mde/{name}/shards"
     for file in folder.iterdir():
-        with system.open_output_stream(f"{prefix}/{file.name}") as stream:
-            stream.write(file.read_bytes())
+        open_storage(uri).put_file(file.name, file)
     return uri
 
 
+def options(s3: S3Server) -> str:
+    return f"?endpoint_override={s3.address}&scheme=http"
+
+
 @pytest.fixture(scope="module")
-def remote(local: Path, server: str) -> str:
-    return upload(local, server, "whole")
+def remote(local: Path, s3: S3Server) -> str:
+    """With the server's address in the URI, as older params files have it."""
+    return upload(local, "whole") + options(s3)
 
 
 def feed(folder: Path | str) -> Feed:
@@ -112,7 +103,7 @@ def test_a_whole_dataset_in_a_bucket_has_the_identity_of_its_local_copy(
 
 @pytest.mark.parametrize("fault", ["flipped", "cut", "missing", "extra"])
 def test_a_damaged_dataset_in_a_bucket_is_refused_by_the_name_of_its_shard(
-    local: Path, server: str, tmp_path: Path, fault: str
+    local: Path, s3: S3Server, tmp_path: Path, fault: str
 ) -> None:
     for file in local.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
@@ -127,22 +118,22 @@ def test_a_damaged_dataset_in_a_bucket_is_refused_by_the_name_of_its_shard(
         bad = tmp_path / "train-00009.parquet"
         bad.write_bytes(b"more")
     with pytest.raises(InputError, match=bad.name) as caught:
-        verified_sha256(upload(tmp_path, server, fault))
+        verified_sha256(upload(tmp_path, fault) + options(s3))
     assert "endpoint_override" not in str(caught.value)
 
 
 def test_a_flipped_bit_in_a_bucket_stops_the_epoch(
-    local: Path, server: str, tmp_path: Path
+    local: Path, s3: S3Server, tmp_path: Path
 ) -> None:
     for file in local.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     flip_a_bit(tmp_path / "train-00002.parquet")
     assert pq.read_metadata(tmp_path / "train-00002.parquet").num_rows == 24
     with pytest.raises(Exception, match="damaged") as caught:
-        list(feed(upload(tmp_path, server, "rotten")).train(0))
+        list(feed(upload(tmp_path, "rotten")).train(0))
     assert "train-00002.parquet: row group 0 is damaged" in str(find_input_error(caught.value))
 
 
-def test_a_bucket_without_a_manifest_is_no_dataset(server: str) -> None:
+def test_a_bucket_without_a_manifest_is_no_dataset(s3: S3Server) -> None:
     with pytest.raises(InputError, match=r"manifest\.json is missing; convert it first"):
-        read_manifest(f"s3://whole/nothing?{server}")
+        read_manifest("s3://mde/nothing")

@@ -147,6 +147,7 @@ def test_actors_that_do_not_fit_are_refused_before_the_work() -> None:
     ):
         with pytest.raises(InputError, match=key):
             list(ActorPool(config)(lambda group, device: pa.table({}), []))
+    check_pool(ClusterConfig(evaluators=cpus + 1, autoscaling=True))
 
 
 def test_the_command_predicts_a_split_and_says_where_it_lies(

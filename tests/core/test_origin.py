@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mlflow.utils.validation import _validate_tag_name
 
 from mde import provenance
 from mde.errors import InputError
@@ -96,6 +97,15 @@ def test_dvc_has_the_hashes_of_the_data_alone() -> None:
     assert dvc_tags(LOCK, "nyu") == {}
     for damaged in (b"<<<<<<< HEAD\na: [", b"[]", b"", b"stages: 3"):
         assert "cannot be read" in dvc_tags(damaged, "kitti")["dvc.lock"]
+
+
+def test_raw_data_in_a_bucket_have_a_tag_that_mlflow_takes() -> None:
+    lock = LOCK.replace(b"data/raw (1)/kitti", b"s3://mde/raw/kitti")
+    assert dvc_tags(lock, "kitti")["dvc.s3:/mde/raw/kitti"] == "0a.dir"
+    archive = lock.replace(b"md5: 0a.dir", b"etag: 4f-2")
+    assert dvc_tags(archive, "kitti")["dvc.s3:/mde/raw/kitti"] == "4f-2"
+    for name in dvc_tags(lock, "kitti"):
+        _validate_tag_name(name)
 
 
 @pytest.mark.parametrize(("kind", "mode"), [({"mode": "ms"}, "ms"), ({}, "supervised")])

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
+from mde.bucket import check_place
 from mde.config import find_section, load_params, parse_section
 from mde.data.encode import Encoder, StoredImage
 from mde.data.frames import Frame, Rejected
@@ -29,7 +30,8 @@ from mde.schema import Row
 class SourceConfig:
     """What every source has.
 
-    raw: folder or archive of the raw files, relative to the root folder or absolute.
+    raw: folder or archive of the raw files, relative to the root folder or absolute, or a URI such
+    as s3://bucket/raw/kitti: the files are then fetched below the root folder.
     height, width: stored size, px, or both `native`: as the camera gave them. lossless: WebP and
     float32 instead of JPEG and uint16. max_rejected: the share of frames above which it is an
     error. allow_shared_scenes: let a scene be in the test split and in another one, for trying
@@ -49,6 +51,7 @@ class SourceConfig:
     allow_duplicates: bool = False
 
     def __post_init__(self) -> None:
+        check_place(self.raw)
         for name in ("height", "width", "rows_per_shard"):
             value = getattr(self, name)
             if value != "native" and value <= 0:

@@ -137,7 +137,7 @@ def same_aspect(size: tuple[int, int], other: tuple[int, int]) -> bool:
 def read_camera(raw: Path, files: RawFiles, name: str) -> Camera:
     """Read a camera file. Raises InputError that names it and the key that is wrong."""
     try:
-        content = YAML(typ="safe").load(files.read(name))
+        content = YAML(typ="safe", pure=True).load(files.read(name))
     # ValueError: bytes that are no text, a day that does not exist; RecursionError: [[[[...
     except (CodecError, YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{raw / name}: not readable as YAML: {error}") from error

@@ -90,7 +90,7 @@ def summary(root: Path = Path("."), debug: Debug = False) -> None:
     """Print the variants with their metrics, and where to look further."""
     from mde.layout import Layout
     from mde.report import read_summaries, tables
-    from mde.tracking.store import tracking_uri
+    from mde.tracking.store import shown_uri
 
     console, layout = Console(), Layout(root)
     with explained(debug):
@@ -111,7 +111,7 @@ def summary(root: Path = Path("."), debug: Debug = False) -> None:
                 table.add_row(row["name"], *cells, style="dim" if row["baseline"] else None)
             console.print(table)
     where = f"report:  {layout.report.resolve().as_uri()}\n"
-    uri = tracking_uri(root)
+    uri = shown_uri(root)
     if uri.startswith("sqlite:"):
         where += f"MLflow:  .venv/bin/mlflow ui --backend-store-uri {uri}"
     else:

@@ -1,5 +1,7 @@
 """Checks of this machine: libraries, cores, memory, disk, MLflow, DVC and git."""
 
+import base64
+import configparser
 import os
 import platform
 import shutil
@@ -17,6 +19,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from mde.doctor.examination import Finding, Scope
+from mde.redact import without_password
 
 GIB = 2**30
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
@@ -150,25 +153,65 @@ def check_mlflow(scope: Scope) -> list[Finding]:
     if uri.startswith("sqlite:///"):
         return [_check_store(Path(uri.removeprefix("sqlite:///")))]
     if not uri.startswith("http"):
-        return [Finding("mlflow", "warn", f"{uri}: not looked into", "a server's http://… is")]
-    todo = "start the server, mend MLFLOW_TRACKING_URI, or unset it for a file in the root folder"
-    shown = urllib.parse.urlsplit(uri)._replace(query="").geturl()
+        shown = without_password(uri)
+        return [Finding("mlflow", "warn", f"{shown}: not looked into", "a server's http://… is")]
+    return [_check_server(uri)]
+
+
+def _check_server(uri: str) -> Finding:
+    shown = without_password(urllib.parse.urlsplit(uri)._replace(query="").geturl())
+    address, user, header = _credentials(uri)
     try:
-        _get(f"{uri}/health")
-        server = _get(f"{uri}/version")
+        _get(f"{address}/health")
+        server = _get(f"{address}/version", header)
+        # Without a user, a server that knows users answers the two above.
+        _get(f"{address}/api/2.0/mlflow/experiments/search?max_results=1", header)
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            who = f"refuses user {user!r}" if user else "wants a user and a password"
+            todo = "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            return Finding("mlflow", "fail", f"{shown}: {who}", todo)
+        return _away(shown, error)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
-        text = f"{shown}: {reason}; metrics would wait in the run's folder"
-        return [Finding("mlflow", "fail", text, todo)]
+        return _away(shown, error)
     ours = version("mlflow")
-    text = f"{shown}: server {server}, client {ours}"
+    text = f"{shown}: server {server}, client {ours}" + (f", user {user!r}" if user else "")
     if server.split(".")[0] != ours.split(".")[0]:
-        return [Finding("mlflow", "fail", text, f"pip install mlflow=={server} on one of the two")]
-    return [Finding("mlflow", "ok", text)]
+        return Finding("mlflow", "fail", text, f"pip install mlflow=={server} on one of the two")
+    return Finding("mlflow", "ok", text)
 
 
-def _get(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=10) as answer:
+def _away(shown: str, error: Exception) -> Finding:
+    reason = without_password(str(getattr(error, "reason", None) or error))
+    text = f"{shown}: {reason}; metrics would wait in the run's folder"
+    todo = "start the server, mend MLFLOW_TRACKING_URI, or unset it for a file in the root folder"
+    return Finding("mlflow", "fail", text, todo)
+
+
+def _credentials(uri: str) -> tuple[str, str | None, dict[str, str]]:
+    """Address without them, user, and the header of requests; as MLflow's client finds them."""
+    parts = urllib.parse.urlsplit(uri)
+    address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
+    kept = configparser.ConfigParser(interpolation=None)
+    kept.read(Path.home() / ".mlflow/credentials")
+    values = []
+    for name, inside in (("username", parts.username), ("password", parts.password)):
+        key = f"mlflow_tracking_{name}"
+        given = urllib.parse.unquote(inside) if inside else None
+        values.append(
+            given or os.environ.get(key.upper()) or kept.get("mlflow", key, fallback=None)
+        )
+    user, password = values
+    if user and password:
+        text = base64.b64encode(f"{user}:{password}".encode()).decode()
+        return address, user, {"Authorization": f"Basic {text}"}
+    token = os.environ.get("MLFLOW_TRACKING_TOKEN")
+    return address, user, {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _get(url: str, header: dict[str, str] | None = None) -> str:
+    request = urllib.request.Request(url, headers=header or {})
+    with urllib.request.urlopen(request, timeout=10) as answer:
         return answer.read(1000).decode(errors="replace").strip()
 
 
@@ -193,7 +236,10 @@ def check_tools(scope: Scope) -> list[Finding]:
     findings = []
     for tool in ("git", "dvc"):
         said = _say(scope.root, tool, "--version")
-        if said is None:
+        if said is None and tool == "git" and os.environ.get("MDE_GIT_COMMIT"):
+            note = "not needed: MDE_GIT_COMMIT names the commit"
+            findings.append(Finding(tool, "ok", note))
+        elif said is None:
             todo = "install git" if tool == "git" else INSTALL
             findings.append(Finding(tool, "fail", "not found", todo))
         else:

@@ -17,7 +17,7 @@ from mde.storage import open_storage
 from mde.tracking.delivery import Delivery, claim_text
 from mde.tracking.lease import Lease
 from mde.tracking.run_folder import Artifacts, End, RunFolder
-from mde.tracking.store import tracking_uri
+from mde.tracking.store import said, shown_uri
 from mde.tracking.system import SystemSampler
 
 POLL_S = 1.0
@@ -97,7 +97,7 @@ class Courier:
             return False
         if self.away:
             self.away = False
-            _say(f"MLflow at {tracking_uri(self.root)} answers again and has all metrics")
+            _say(f"MLflow at {shown_uri(self.root)} answers again and has all metrics")
         self.backoff_s = POLL_S
         for name in self.delivery.damaged.keys() - self._told:
             _say(self.delivery.damaged[name])
@@ -117,9 +117,9 @@ class Courier:
 
     def _fail(self, error: Exception) -> None:
         if not self.away:
-            lines = str(error).splitlines() or [type(error).__name__]
+            lines = said(error).splitlines() or [type(error).__name__]
             _say(
-                f"MLflow at {tracking_uri(self.root)} takes no metrics; training goes on, and they "
+                f"MLflow at {shown_uri(self.root)} takes no metrics; training goes on, and they "
                 f"wait in {self.folder.uri} ({lines[0][:160]})"
             )
         self.away = True
@@ -142,7 +142,7 @@ def main() -> None:
     try:
         courier.run()
     except Exception as error:
-        _say(f"metrics wait in {uri}: {error}; mde track sync delivers them")
+        _say(f"metrics wait in {uri}: {said(error)}; mde track sync delivers them")
         raise SystemExit(1) from None
     finally:
         courier.lease.release()

@@ -30,7 +30,7 @@ from mde.tracking.run_folder import (
     Status,
 )
 from mde.tracking.runs import KEY_TAG, MAX_METRICS, create_run, find_run, join_group, send_params
-from mde.tracking.store import connect, tracking_uri
+from mde.tracking.store import connect, said, shown_uri
 from mde.train.journal import Point, read_segment
 
 __all__ = ["KEY_TAG", "Delivery", "Synced", "claim_text", "run_id_of", "sync"]
@@ -257,8 +257,8 @@ def _deliver(delivery: Delivery) -> str:
             if not last_try and error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 continue
             raise InputError(
-                f"MLflow at {tracking_uri(delivery.root)} does not take the run in "
-                f"{delivery.folder.uri}: {error}"
+                f"MLflow at {shown_uri(delivery.root)} does not take the run in "
+                f"{delivery.folder.uri}: {said(error)}"
             ) from error
     raise AssertionError("unreachable")
 
@@ -283,11 +283,11 @@ def run_id_of(root: Path, receipt: Path) -> str:
     except (InputError, MlflowException) as error:
         raise InputError(
             f"{receipt}: what MLflow is to have of this training waits in {folder.uri}, and could "
-            f"not be delivered: {error}. When MLflow answers: mde track sync"
+            f"not be delivered: {said(error)}. When MLflow answers: mde track sync"
         ) from error
     if found is None:
         raise InputError(
-            f"{receipt}: MLflow at {tracking_uri(root)} knows no run with key {key}, and nothing "
+            f"{receipt}: MLflow at {shown_uri(root)} knows no run with key {key}, and nothing "
             "waits for mde track sync. If the store is a new one, train again: "
             "dvc repro -f -s train@…"
         )

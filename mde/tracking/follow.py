@@ -16,7 +16,7 @@ from mde.provenance import Provenance
 from mde.storage import open_storage
 from mde.tracking.origin import Origin, describe
 from mde.tracking.run_folder import MODEL, Artifacts, RunFolder, Status
-from mde.tracking.store import tracking_uri
+from mde.tracking.store import require_user, shown_uri
 
 
 class FollowedRun:
@@ -63,9 +63,12 @@ def follow(
     FAILED when it raises, as KILLED when that is Ctrl-C or SIGTERM. Then what is left is delivered,
     for as long as MLflow answers; what it does not take stays in the folder, and is said in a line.
     origin: what MLflow is to have besides, see `mde.tracking.origin`.
-    Nothing here waits for MLflow before the block ends, and none of its errors are raised.
+    Raises InputError, before anything is written, when MLflow refuses the user and password. But
+    nothing here waits for an MLflow that does not answer before the block ends, and no other
+    error of its is raised.
     """
     root, folder = root.absolute(), RunFolder(open_storage(uri))
+    require_user(root)
     origin = origin or Origin()
     name, params, tags = describe(provenance)
     record = folder.begin(name, params, tags | origin.tags, anew, origin.inputs, origin.files)
@@ -147,7 +150,7 @@ def _say_what_is_left(run: FollowedRun) -> None:
     if run.folder.settled:
         return
     print(
-        f"MLflow at {tracking_uri(run.root)} does not have all of this run: "
+        f"MLflow at {shown_uri(run.root)} does not have all of this run: "
         f"{run.folder.waiting_values()} points wait in {run.folder.uri}; when MLflow answers, "
         "mde track sync delivers it",
         file=sys.stderr,

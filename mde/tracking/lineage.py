@@ -8,7 +8,7 @@ import mlflow.artifacts
 from mlflow import MlflowClient
 
 from mde.errors import InputError
-from mde.tracking.store import connect, explained_mlflow, tracking_uri
+from mde.tracking.store import connect, explained_mlflow, shown_uri
 
 EXPECTED = "expected models:/<name>@<alias>, models:/<name>/<version> or runs:/<run id>"
 
@@ -58,7 +58,7 @@ def find_lineage(root: Path, uri: str) -> Lineage:
         run_id, title = _run_of(client, uri)
         run = client.get_run(run_id)
     return Lineage(
-        root, uri, title, tracking_uri(root), run_id, dict(run.data.tags), dict(run.data.params)
+        root, uri, title, shown_uri(root), run_id, dict(run.data.tags), dict(run.data.params)
     )
 
 

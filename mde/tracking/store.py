@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import time
+import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,13 +20,17 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 import mlflow
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
 
 from mde.errors import InputError
+from mde.redact import without_password
 from mde.tracking.run_folder import DIGEST, DatasetUsed
 
 EXPERIMENT = "mde"
 JUDGED = ("protocol", "test_sha256", "ground_truth")
 """What of an evaluation says whether its numbers compare with those of another one."""
+USER_CHECK_S = 5
 
 
 def tracking_uri(root: Path) -> str:
@@ -32,10 +38,71 @@ def tracking_uri(root: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root.resolve() / 'mlflow.db'}"
 
 
+def shown_uri(root: Path) -> str:
+    """`tracking_uri` for messages: with `***` for a password."""
+    return without_password(tracking_uri(root))
+
+
+def said(error: Exception) -> str:
+    """What an exception of MLflow says, for messages: no password, and no page of HTML."""
+    text = re.sub(
+        r"Response body: '\s*<.*", "it answered with a page of HTML", str(error), flags=re.S
+    )
+    return without_password(text)
+
+
+def require_user(root: Path) -> None:
+    """Raise InputError when the server answers, and refuses user and password.
+
+    One that does not answer within seconds is not waited for, and not an error.
+    """
+    uri = tracking_uri(root)
+    if not uri.startswith("http"):
+        return
+    try:
+        answer = http_request(
+            get_default_host_creds(uri),
+            "/api/2.0/mlflow/experiments/get-by-name",
+            "GET",
+            max_retries=0,
+            timeout=USER_CHECK_S,
+            raise_on_status=False,
+            params={"experiment_name": EXPERIMENT},
+        )
+    except MlflowException:
+        return
+    if answer.status_code in (401, 403):
+        raise InputError(_refusal(root, answer.status_code))
+
+
+def _refusal(root: Path, status: int) -> str:
+    uri = tracking_uri(root)
+    user = get_default_host_creds(uri).username or urllib.parse.urlsplit(uri).username
+    if status == 403:
+        return (
+            f"MLflow at {shown_uri(root)} does not permit user {user!r} to do this: an "
+            "administrator of the server has to grant it"
+        )
+    names = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    if not user and "MLFLOW_TRACKING_TOKEN" not in os.environ:
+        return f"MLflow at {shown_uri(root)} wants a user and a password: set {names}"
+    who = f"user {user!r}: check {names}" if user else "MLFLOW_TRACKING_TOKEN: check it"
+    return f"MLflow at {shown_uri(root)} refuses {who}"
+
+
+def _refused(root: Path, error: Exception) -> InputError | None:
+    """The error for a person when MLflow refuses the user, or what the user asks for."""
+    # Calls that only transfer files raise what `requests` raises.
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    known = {"UNAUTHENTICATED": 401, "PERMISSION_DENIED": 403}
+    status = known.get(getattr(error, "error_code", ""), status)
+    return InputError(_refusal(root, status)) if status in (401, 403) else None
+
+
 def connect(root: Path) -> mlflow.MlflowClient:
     """A client of the store; creates the experiment at first use.
 
-    Raises InputError when the server cannot be reached.
+    Raises InputError when the server cannot be reached, or refuses the user.
     """
     uri = tracking_uri(root)
     mlflow.set_tracking_uri(uri)
@@ -50,7 +117,9 @@ def connect(root: Path) -> mlflow.MlflowClient:
             kind = {"mlflow.experimentKind": "custom_model_development"}
             client.create_experiment(EXPERIMENT, location, kind)
     except MlflowException as error:
-        raise InputError(f"MLflow at {uri} does not answer: {error}") from error
+        raise _refused(root, error) or InputError(
+            f"MLflow at {shown_uri(root)} does not answer: {said(error)}"
+        ) from error
     return client
 
 
@@ -72,7 +141,9 @@ def explained_mlflow(root: Path) -> Iterator[None]:
         yield
     # What is raised for a transfer that fails is an OSError.
     except (MlflowException, OSError) as error:
-        raise InputError(f"MLflow at {tracking_uri(root)}: {error}") from error
+        raise _refused(root, error) or InputError(
+            f"MLflow at {shown_uri(root)}: {said(error)}"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -109,8 +180,8 @@ class TrackedRun:
             client.log_batch(self.run_id, points, tags=tags)
         except MlflowException as error:
             raise InputError(
-                f"MLflow at {tracking_uri(self.root)} does not take results of run {self.run_id}: "
-                f"{error}. If the store is a new one, train again: dvc repro -f -s train@…"
+                f"MLflow at {shown_uri(self.root)} does not take results of run {self.run_id}: "
+                f"{said(error)}. If the store is a new one, train again: dvc repro -f -s train@…"
             ) from error
         self._log_dataset(client, summary)
         self.log_files(folder, "evaluation")

@@ -1,0 +1,1 @@
+"""What turns this repository into a team's training platform: servers, images, manifests."""

@@ -82,7 +82,9 @@ class ModelActor:
 
 
 def check_pool(config: ClusterConfig) -> None:
-    """Raises InputError when the nodes of the cluster cannot hold all actors at once."""
+    """Raises InputError when a cluster of fixed size cannot hold all actors at once."""
+    if config.autoscaling:
+        return
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     room = sum(int(node.get("CPU", 0) / config.cpus_per_evaluator) for node in nodes)
     if config.evaluators > room:

@@ -6,15 +6,19 @@ It is demanded by default, unless RAY_AUTH_MODE says otherwise. `ray start` dema
 exists or RAY_AUTH_MODE=token is set.
 """
 
+import json
 import os
+import re
 import secrets
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 
 from mde.errors import InputError
+from mde.redact import SECRET_KEY, without_password
 
 ALLOW_OPEN = "MDE_ALLOW_OPEN_RAY"
 """Environment variable that allows a Ray without a token.
@@ -25,6 +29,9 @@ committed for one place would open all others.
 
 PLACES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 """Where Ray looks for the token before ~/.ray/auth_token."""
+
+JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Environment of a Ray job: its runtime_env and its metadata, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +174,30 @@ def find_token() -> str | None:
         return None
     except OSError as error:
         raise InputError(f"{path}: Ray's token cannot be read: {error.strerror}") from error
+
+
+def job_config() -> dict[str, Any]:
+    """What Ray says of the job that this process belongs to; empty outside of one."""
+    config: dict[str, Any] = json.loads(os.environ.get(JOB_CONFIG) or "{}")
+    return config
+
+
+def note_secrets_of_job() -> None:
+    """Say which secrets stand in this job's runtime_env: all who may list jobs can read them."""
+    variables = (job_config().get("runtime_env") or {}).get("env_vars") or {}
+    shown = [name for name, value in sorted(variables.items()) if _is_secret(name, value)]
+    if shown:
+        _note(
+            f"{', '.join(shown)}: in the job's runtime_env, where the dashboard and ray job list "
+            "show it to all who have the token; put it into the environment of the nodes"
+        )
+
+
+def _is_secret(name: str, value: str) -> bool:
+    named = re.fullmatch(SECRET_KEY, name, re.IGNORECASE)
+    # A place where a secret lies is none.
+    placed = name.upper().endswith(("_FILE", "_PATH"))
+    return bool(named and not placed) or without_password(value) != value
 
 
 def _make_token() -> None:

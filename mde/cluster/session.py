@@ -3,15 +3,19 @@
 import logging
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import ray
 import ray.data
 
-from mde.cluster.security import check_cluster, find_address, prepare_local
+from mde.bucket import check_place
+from mde.cluster.security import (
+    check_cluster,
+    find_address,
+    note_secrets_of_job,
+    prepare_local,
+)
 from mde.errors import InputError
-from mde.storage import join_uri
 
 
 @dataclass(frozen=True)
@@ -24,9 +28,10 @@ class ClusterConfig:
     one of its own. decode_tasks: at a time for each worker, of cpus_per_decode each.
     max_failures: restarts from the last checkpoint before training gives up. evaluators: actors
     that each hold a model, for evaluation and prediction, of cpus_per_evaluator (whole threads)
-    and, with use_gpu, one GPU each. Their number changes no result. data: where the converted
-    datasets lie, each below its name, when that is not data/shards: a path or URI that all nodes
-    see, such as s3://bucket/shards.
+    and, with use_gpu, one GPU each. Their number changes no result. data: where the nodes read the
+    converted datasets when that is not data/shards: a path or URI that all nodes see, such as
+    s3://bucket/shards; see `mde.data.publish`. autoscaling: Ray adds nodes that are asked for, so
+    what it has not yet is waited for, and not refused.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -41,8 +46,10 @@ class ClusterConfig:
     evaluators: int = 1
     cpus_per_evaluator: float = 1
     data: str | None = None
+    autoscaling: bool = False
 
     def __post_init__(self) -> None:
+        check_place(self.data or "")
         positive = ("num_workers", "cpus_per_worker", "decode_tasks", "cpus_per_decode")
         for name in (*positive, "evaluators", "cpus_per_evaluator"):
             if getattr(self, name) <= 0:
@@ -52,10 +59,6 @@ class ClusterConfig:
                 f"min_workers must be within 1 and num_workers ({self.num_workers}), found "
                 f"{self.min_workers}"
             )
-
-    def place_of(self, shards: Path) -> Path | str:
-        """Where a dataset is read from; shards: where the conversion writes it."""
-        return shards if self.data is None else join_uri(self.data, shards.name)
 
 
 def connect() -> None:
@@ -90,6 +93,7 @@ def connect() -> None:
     else:
         address = find_address(address)
         check_cluster(address)
+        note_secrets_of_job()
     # It warns at every start that a local cluster has a token, as it should.
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     _start(address, options)
@@ -119,11 +123,13 @@ def quiet() -> None:
 
 
 def check_resources(config: ClusterConfig) -> None:
-    """Raises InputError when the cluster cannot run the workers and their decoding at once.
+    """Raises InputError when a cluster of fixed size cannot run the workers and their decoding.
 
     Without the check, workers that take every CPU leave none for decoding, and training waits for
     ever with no more than a warning.
     """
+    if config.autoscaling:
+        return
     have = ray.cluster_resources()
     workers = config.min_workers or config.num_workers
     cpus = workers * (config.cpus_per_worker + config.decode_tasks * config.cpus_per_decode)

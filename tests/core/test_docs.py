@@ -94,7 +94,7 @@ def check_mde(words: list[str]) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_command_in_a_page_has_the_options_that_it_is_given(page: Path) -> None:
     stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
-    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M)
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
     for words in commands(page):
         shown = f"{page.name}: {' '.join(words)}"
         if words[0] == "mde":

@@ -27,10 +27,13 @@ def free_ports(count: int) -> list[int]:
 class Cluster:
     """Starts and ends nodes, and no other Ray's processes.
 
-    environment: what a driver needs to join as a user with the token.
+    environment: what a driver needs to join as a user with the token. secrets_of_nodes: what the
+    nodes alone have in theirs.
     """
 
-    def __init__(self, folder: Path, head_cpus: int) -> None:
+    def __init__(
+        self, folder: Path, head_cpus: int, secrets_of_nodes: dict[str, str] | None = None
+    ) -> None:
         # Ray's sockets lie below its folder, and their paths must be short.
         self.folder = folder
         token = folder / "token"
@@ -46,6 +49,7 @@ class Cluster:
             "RAY_USAGE_STATS_ENABLED": "0",
         }
         self.environment.pop("RAY_ADDRESS", None)
+        self._secrets = secrets_of_nodes or {}
         self.nodes: list[subprocess.Popen[bytes]] = []
         self._commands: list[list[str]] = []
         self._start(
@@ -78,9 +82,10 @@ class Cluster:
 
     def _run(self, number: int) -> subprocess.Popen[bytes]:
         with (self.folder / f"node_{number}.log").open("ab") as log:
+            mine = {k: v for k, v in self.environment.items() if k != "RAY_ADDRESS"}
             return subprocess.Popen(
                 self._commands[number],
-                env={k: v for k, v in self.environment.items() if k != "RAY_ADDRESS"},
+                env=mine | self._secrets,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

